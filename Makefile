@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Entry points only: the work is in tools/testing/vm and bench.
+
+FLAVOR ?= plain
+VM := tools/testing/vm
+
+.DEFAULT_GOAL := help
+.PHONY: help deps tree refresh kernel demo check check-mutants check-long clean
+
+help:
+	@echo 'make demo            fio with pinned pages and without, side by side'
+	@echo 'make check           all the tests'
+	@echo 'make check-mutants   break each rule: does a test notice?'
+	@echo 'make check-long      what takes too long for make check'
+	@echo
+	@echo 'make deps            install the Debian packages that are missing'
+	@echo 'make tree            build/linux: kernel source, overlay, patches'
+	@echo 'make refresh         take edits in build/linux back into the patches'
+	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off'
+	@echo 'make clean           remove what was built (not the kernel source)'
+	@echo
+	@echo '$(VM)/run -- COMMAND  runs a command in a kernel that was built'
+
+deps:
+	@$(VM)/deps
+
+tree: deps
+	@$(VM)/tree
+
+refresh:
+	@$(VM)/refresh
+
+kernel: deps
+	@$(VM)/kernel $(FLAVOR)
+
+demo: deps
+	@bench/demo
+
+check: deps
+	@$(VM)/check
+
+check-mutants: deps
+	@$(VM)/check mutants
+
+check-long: deps
+	@$(VM)/check long
+
+clean:
+	rm -rf $(foreach f,$(wildcard configs/*.config),build/$(basename $(notdir $f))) \
+		build/check build/vm build/selftests build/demo build/warn build/warn-stock \
+		build/linux-stock

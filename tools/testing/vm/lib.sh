@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh
+#
+# What the scripts here share. Sourced with $0 being one of them.
+
+# shellcheck disable=SC2034 # used by those who source this
+me=$(basename "$0")
+vmdir=$(cd "$(dirname "$0")" && pwd -P)
+repo=$(cd "$vmdir/../../.." && pwd -P)
+build=$repo/build
+
+# Nothing that the user's locale or git configuration changes.
+LC_ALL=C
+export LC_ALL
+
+die()
+{
+	echo "$me: $*" >&2
+	exit 1
+}
+
+note()
+{
+	echo "$me: $*"
+}
+
+# One lock for everything that changes build/linux or compiles from it. Scripts
+# that call each other inherit it, and so does the user of
+# "flock build/.lock make kernel".
+lock()
+{
+	mkdir -p "$build"
+	[ -z "${NOPIN_LOCK_HELD-}" ] || return 0
+	exec 9>>"$build/.lock"
+	if ! flock -n 9; then
+		holder=$(cat "$build/.lock.holder" 2>/dev/null) || :
+		note "waiting for ${holder:-another build} (build/.lock)"
+		flock 9
+	fi
+	echo "$me (pid $$)" >"$build/.lock.holder"
+	NOPIN_LOCK_HELD=1
+	export NOPIN_LOCK_HELD
+}
+
+# The patches in the order of the series.
+series()
+{
+	sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$repo/patches/series"
+}
+
+# The files that a patch touches.
+touched()
+{
+	sed -n 's|^+++ b/\([^[:cntrl:]]*\).*|\1|p' "$@"
+}
