@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Direct I/O without page pins: the interface within the kernel.
+ *
+ * Documentation/mm/nopin.rst explains the protocol.
+ */
+#ifndef _LINUX_NOPIN_H
+#define _LINUX_NOPIN_H
+
+#include <linux/jump_label.h>
+#include <linux/mm_types.h>
+#include <linux/nopin_types.h>
+
+struct bio;
+struct bio_vec;
+struct iov_iter;
+struct kiocb;
+
+/**
+ * enum nopin_dir - which way a device moves data
+ * @NOPIN_FROM_DEVICE: the device writes memory, as in a read of a file
+ * @NOPIN_TO_DEVICE: the device reads memory, as in a write of a file
+ * @NOPIN_NR_DIRS: number of directions
+ *
+ * The two are counted apart because write protection of a page need not wait
+ * for a device that only reads it.
+ */
+enum nopin_dir {
+	NOPIN_FROM_DEVICE,
+	NOPIN_TO_DEVICE,
+	NOPIN_NR_DIRS
+};
+
+/**
+ * enum nopin_fallback - why a bio was pinned after all
+ * @NOPIN_FALLBACK_NONE: it was not
+ * @NOPIN_FALLBACK_POLLED: polled I/O, which raises no interrupt when it is done
+ * @NOPIN_FALLBACK_DEVICE: the device does not have BLK_FEAT_NOPIN
+ * @NOPIN_FALLBACK_FS: the file system handles the end of the bio itself
+ * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
+ * @NOPIN_FALLBACK_INVALID: not mapped, or not with the access needed
+ * @NOPIN_FALLBACK_SPECIAL: memory that only pinning can judge
+ * @NOPIN_FALLBACK_BUSY: too many bios use one page
+ * @NOPIN_FALLBACK_EXTENTS: more pieces of memory than there was room for
+ * @NOPIN_FALLBACK_NOWAIT: IOCB_NOWAIT, and the mapping is being changed
+ * @NOPIN_FALLBACK_RACE: the mapping changed again and again
+ * @NOPIN_NR_FALLBACKS: number of causes
+ */
+enum nopin_fallback {
+	NOPIN_FALLBACK_NONE,
+	NOPIN_FALLBACK_POLLED,
+	NOPIN_FALLBACK_DEVICE,
+	NOPIN_FALLBACK_FS,
+	NOPIN_FALLBACK_NOMEM,
+	NOPIN_FALLBACK_INVALID,
+	NOPIN_FALLBACK_SPECIAL,
+	NOPIN_FALLBACK_BUSY,
+	NOPIN_FALLBACK_EXTENTS,
+	NOPIN_FALLBACK_NOWAIT,
+	NOPIN_FALLBACK_RACE,
+	NOPIN_NR_FALLBACKS
+};
+
+#ifdef CONFIG_NOPIN
+
+DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
+
+/* The core, mm/nopin/ */
+static inline void nopin_mm_init(struct mm_struct *mm)
+{
+	mm->nopin = NULL;
+}
+
+void nopin_mm_exit(struct mm_struct *mm);
+struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr);
+struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
+unsigned int nopin_index(const struct nopin_range *range, unsigned long addr);
+size_t nopin_len(const struct nopin_range *range, unsigned long addr);
+
+int nopin_enter(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir);
+void nopin_exit(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir);
+int nopin_open(struct nopin_range *range, unsigned int first,
+	       unsigned int nr, enum nopin_dir dir, bool nowait);
+int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
+	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt);
+void nopin_count_fallback(enum nopin_fallback cause);
+
+void nopin_window_begin(void);
+void nopin_window_end(void);
+
+/* The bio glue, block/bio-nopin.c */
+int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
+			struct kiocb *iocb, bool late_access);
+void bio_nopin_exit(struct bio *bio);
+
+#else /* !CONFIG_NOPIN */
+
+static inline void nopin_mm_init(struct mm_struct *mm) { }
+static inline void nopin_mm_exit(struct mm_struct *mm) { }
+static inline void nopin_window_end(void) { }
+static inline void bio_nopin_exit(struct bio *bio) { }
+
+#endif /* CONFIG_NOPIN */
+#endif /* _LINUX_NOPIN_H */

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_NOPIN_TYPES_H
+#define _LINUX_NOPIN_TYPES_H
+
+struct nopin_range;
+
+/**
+ * struct nopin_extent - pages of one range that a bio has entered
+ * @range: the range the pages belong to
+ * @many: array of extents, where one is not enough
+ * @first: index of the first page within @range; with @many, its capacity
+ * @nr: number of pages; with @many, the number of extents
+ * @is_array: @many is valid, not @range
+ *
+ * Embedded in struct bio and kept small for that.
+ */
+struct nopin_extent {
+	union {
+		struct nopin_range	*range;
+		struct nopin_extent	*many;
+	};
+	unsigned int		first;
+	unsigned int		nr : 31;
+	unsigned int		is_array : 1;
+};
+
+#endif /* _LINUX_NOPIN_TYPES_H */

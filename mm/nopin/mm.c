@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The ranges of an mm that plain direct I/O uses, found by address.
+ *
+ * The address space is divided into aligned pieces of 1 GiB; a range is
+ * created on the first direct I/O to or from its piece and lives as long as
+ * the mm. The child of a fork starts with none.
+ */
+
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/nopin.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "nopin.h"
+
+/**
+ * struct nopin_mm - the ranges of an mm
+ * @slot: ranges used lately, at the low bits of their index
+ * @ranges: all ranges, by index (address >> NOPIN_MM_SHIFT)
+ * @lock: one creation of a range at a time
+ */
+struct nopin_mm {
+	struct nopin_range	*slot[NOPIN_MM_SLOTS];
+	struct xarray		ranges;
+	struct mutex		lock;	/* creation of ranges */
+};
+
+/**
+ * nopin_mm_find - find the range of an address
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address
+ *
+ * Context: Any that can use the mm. Does not sleep.
+ *
+ * Return: the range, valid while the mm is in use, or NULL if it has to be
+ * created.
+ */
+struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr)
+{
+	unsigned long index = addr >> NOPIN_MM_SHIFT;
+	struct nopin_range *range, **slot;
+	struct nopin_mm *nm;
+
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	nm = smp_load_acquire(&mm->nopin);
+	if (unlikely(!nm))
+		return NULL;
+
+	slot = &nm->slot[index % NOPIN_MM_SLOTS];
+	/* Pairs with the smp_store_release() of this slot, below */
+	range = smp_load_acquire(slot);
+	if (likely(range && range->start >> NOPIN_MM_SHIFT == index))
+		return range;
+
+	range = xa_load(&nm->ranges, index);
+	if (range) {
+		/* Pairs with the smp_load_acquire() of this slot, above */
+		smp_store_release(slot, range);
+	}
+	return range;
+}
+
+static struct nopin_mm *nopin_mm_create(struct mm_struct *mm)
+{
+	struct nopin_mm *nm, *old;
+
+	nm = kzalloc(sizeof(*nm), GFP_KERNEL_ACCOUNT);
+	if (!nm)
+		return NULL;
+	xa_init(&nm->ranges);
+	mutex_init(&nm->lock);
+
+	/* Pairs with the smp_load_acquire() in nopin_mm_find() */
+	old = cmpxchg_release(&mm->nopin, NULL, nm);
+	if (old) {
+		kfree(nm);
+		nm = old;
+	}
+	return nm;
+}
+
+/**
+ * nopin_mm_get - find or create the range of an address
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address
+ *
+ * Context: Process context, may sleep; may take the mmap_lock for writing.
+ *
+ * Return: the range, valid while the mm is in use, or an ERR_PTR() as for
+ * nopin_range_create().
+ */
+struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr)
+{
+	unsigned long index = addr >> NOPIN_MM_SHIFT;
+	struct nopin_range *range;
+	struct nopin_mm *nm;
+	int ret;
+
+	range = nopin_mm_find(mm, addr);
+	if (range)
+		return range;
+
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	nm = smp_load_acquire(&mm->nopin);
+	if (!nm)
+		nm = nopin_mm_create(mm);
+	if (!nm)
+		return ERR_PTR(-ENOMEM);
+
+	mutex_lock(&nm->lock);
+	range = xa_load(&nm->ranges, index);
+	if (range)
+		goto unlock;
+
+	ret = xa_reserve(&nm->ranges, index, GFP_KERNEL_ACCOUNT);
+	if (ret) {
+		range = ERR_PTR(ret);
+		goto unlock;
+	}
+	range = nopin_range_create(mm, index << NOPIN_MM_SHIFT,
+				   1U << (NOPIN_MM_SHIFT - PAGE_SHIFT));
+	if (IS_ERR(range))
+		xa_release(&nm->ranges, index);
+	else
+		xa_store(&nm->ranges, index, range, GFP_KERNEL_ACCOUNT);
+unlock:
+	mutex_unlock(&nm->lock);
+	return range;
+}
+
+/**
+ * nopin_mm_exit - the address space is gone
+ * @mm: mm without users
+ *
+ * Called behind exit_mmap(): mmu_notifier_release() in there has waited for
+ * the I/O on all ranges, and with no user left there is no further one.
+ *
+ * Context: Process context, may sleep.
+ */
+void nopin_mm_exit(struct mm_struct *mm)
+{
+	struct nopin_mm *nm = mm->nopin;
+	struct nopin_range *range;
+	unsigned long index;
+
+	if (!nm)
+		return;
+	xa_for_each(&nm->ranges, index, range)
+		nopin_range_destroy(range);
+	xa_destroy(&nm->ranges);
+	kfree(nm);
+	mm->nopin = NULL;
+}

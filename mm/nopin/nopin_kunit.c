@@ -1,0 +1,2995 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KUnit tests of direct I/O without page pins.
+ *
+ * nopin-protocol: I/O against invalidations, on an mm without mappings, where
+ * all that happens to a page is what the test does.
+ * nopin-walk: translation of real mappings.
+ * nopin-mapping: what the rest of mm does to mappings with I/O on them.
+ *
+ * Whatever may have to wait runs in a thread of its own (an "op"), and the test
+ * looks whether it is blocked, does the next step, and looks again. Threads and
+ * entered pages are kept in the fixture and cleaned up by its exit handler, so
+ * that a failed assertion does not leave anybody waiting.
+ *
+ * Rule numbers are those of Documentation/mm/nopin.rst.
+ */
+
+#include <kunit/test.h>
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/highmem.h>
+#include <linux/hrtimer.h>
+#include <linux/huge_mm.h>
+#include <linux/hugetlb.h>
+#include <linux/io.h>
+#include <linux/irq_work.h>
+#include <linux/kthread.h>
+#include <linux/ktime.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_notifier.h>
+#include <linux/nopin.h>
+#include <linux/pagemap.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/rmap.h>
+#include <linux/sched/mm.h>
+#include <linux/secretmem.h>
+#include <linux/shmem_fs.h>
+#include <linux/sizes.h>
+#include <linux/swap.h>
+#include <linux/syscalls.h>
+#include <linux/uaccess.h>
+#include <asm/tlb.h>
+#ifdef CONFIG_X86_64
+#include <asm/syscall.h>
+#endif
+
+#include "../internal.h"
+#include "nopin.h"
+
+/* The range of the protocol tests: no alignment, and a short last chunk */
+#define RANGE_START	(SZ_1G + 3 * PAGE_SIZE)
+#define RANGE_PAGES	(2 * NOPIN_CHUNK_PAGES + 5)
+
+/* An op that can make progress does so in much less */
+#define OP_TIMEOUT	(20 * HZ)
+/* What nobody waits out, where a test says "at once" */
+#define LONG_WAIT_MS	(60 * MSEC_PER_SEC)
+
+#define MAX_ENTERED	256
+
+/**
+ * struct entered - pages that a test has entered
+ * @range: where
+ * @first: as for nopin_enter()
+ * @nr: as for nopin_enter()
+ * @dir: as for nopin_enter()
+ */
+struct entered {
+	struct nopin_range	*range;
+	unsigned int		first;
+	unsigned int		nr;
+	enum nopin_dir		dir;
+};
+
+/**
+ * struct fixture - what every test has
+ * @mm: address space of the protocol tests, otherwise NULL
+ * @range: a range of it
+ * @entered: pages that are entered
+ * @nr_entered: number of them
+ * @ops: all &struct op
+ * @rmap_wait_ms: value to restore
+ */
+struct fixture {
+	struct mm_struct	*mm;
+	struct nopin_range	*range;
+	struct entered		entered[MAX_ENTERED];
+	unsigned int		nr_entered;
+	struct list_head	ops;
+	unsigned int		rmap_wait_ms;
+};
+
+/**
+ * struct op - something that runs in a thread because it may wait
+ * @fn: what; its return value goes to @ret
+ * @mm: mm to use meanwhile, if any
+ * @memalloc: run as PF_MEMALLOC
+ * @nonblock: use mmu_notifier_invalidate_range_start_nonblock()
+ * @mn: invalidation to start
+ * @active: the invalidation was started and did not end
+ * @range: argument
+ * @first: argument
+ * @nr: argument
+ * @dir: argument
+ * @addr: argument
+ * @len: argument
+ * @arg: argument
+ * @ret: result, valid when done
+ * @ms: time it took, valid when done
+ * @task: the thread
+ * @done: @fn has returned
+ * @list: in &fixture.ops
+ */
+struct op {
+	int			(*fn)(struct op *op);
+	struct mm_struct	*mm;
+	bool			memalloc;
+	bool			nonblock;
+	struct mmu_notifier_range mn;
+	bool			active;
+	struct nopin_range	*range;
+	unsigned int		first;
+	unsigned int		nr;
+	enum nopin_dir		dir;
+	unsigned long		addr;
+	size_t			len;
+	void			*arg;
+	int			ret;
+	s64			ms;
+	struct task_struct	*task;
+	struct completion	done;
+	struct list_head	list;
+};
+
+/* Ops */
+
+static int op_thread(void *data)
+{
+	ktime_t start = ktime_get();
+	unsigned int flags = 0;
+	struct op *op = data;
+
+	if (op->mm)
+		kthread_use_mm(op->mm);
+	if (op->memalloc)
+		flags = memalloc_noreclaim_save();
+	op->ret = op->fn(op);
+	if (op->memalloc)
+		memalloc_noreclaim_restore(flags);
+	op->ms = ktime_ms_delta(ktime_get(), start);
+	if (op->mm) {
+		kthread_unuse_mm(op->mm);
+		mmput(op->mm);
+	}
+	complete_all(&op->done);
+	return 0;
+}
+
+static struct op *op_run(struct kunit *test, const struct op *template)
+{
+	struct fixture *f = test->priv;
+	struct task_struct *task;
+	struct op *op;
+
+	op = kunit_kmalloc(test, sizeof(*op), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, op);
+	*op = *template;
+	init_completion(&op->done);
+	task = kthread_create(op_thread, op, "nopin_test_op");
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
+	op->task = get_task_struct(task);
+	if (op->mm)
+		mmget(op->mm);
+	list_add_tail(&op->list, &f->ops);
+	wake_up_process(task);
+	return op;
+}
+
+/* Does it wait for something that only the test can bring about? */
+static bool op_blocked(struct op *op)
+{
+	unsigned int i;
+
+	for (i = 0; i < 5000 && !completion_done(&op->done); i++) {
+		if (READ_ONCE(op->task->__state) == TASK_UNINTERRUPTIBLE)
+			break;
+		usleep_range(200, 1000);
+	}
+	msleep(20);
+	return !completion_done(&op->done);
+}
+
+static bool op_done(struct op *op)
+{
+	return wait_for_completion_timeout(&op->done, OP_TIMEOUT);
+}
+
+static int op_invalidate_fn(struct op *op)
+{
+	int ret = 0;
+
+	if (op->nonblock)
+		ret = mmu_notifier_invalidate_range_start_nonblock(&op->mn);
+	else if (op->mn.flags & MMU_NOTIFIER_RANGE_REFUSABLE)
+		ret = mmu_notifier_invalidate_range_start_refusable(&op->mn);
+	else
+		mmu_notifier_invalidate_range_start(&op->mn);
+	op->active = !ret;
+	return ret;
+}
+
+/* The end of an invalidation that an op has started */
+static void op_end(struct op *op)
+{
+	if (!op_done(op) || !op->active)
+		return;
+	op->active = false;
+	mmu_notifier_invalidate_range_end(&op->mn);
+}
+
+static int op_open_fn(struct op *op)
+{
+	return nopin_open(op->range, op->first, op->nr, op->dir, false);
+}
+
+static int op_mmput_fn(struct op *op)
+{
+	mmput(op->arg);
+	return 0;
+}
+
+/* Entering pages, opening them first */
+
+static int enter(struct kunit *test, struct nopin_range *range,
+		 unsigned int first, unsigned int nr, enum nopin_dir dir)
+{
+	struct fixture *f = test->priv;
+	int ret;
+
+	KUNIT_ASSERT_LT(test, f->nr_entered, MAX_ENTERED);
+	ret = nopin_enter(range, first, nr, dir);
+	if (!ret)
+		f->entered[f->nr_entered++] = (struct entered) {
+			.range	= range,
+			.first	= first,
+			.nr	= nr,
+			.dir	= dir,
+		};
+	return ret;
+}
+
+/* Somebody else is going to call nopin_exit() */
+static void forget(struct kunit *test, struct nopin_range *range,
+		   unsigned int first, unsigned int nr, enum nopin_dir dir)
+{
+	struct fixture *f = test->priv;
+	struct entered *e;
+
+	for (e = f->entered; e < f->entered + f->nr_entered; e++) {
+		if (e->range != range || e->first != first || e->nr != nr ||
+		    e->dir != dir)
+			continue;
+		*e = f->entered[--f->nr_entered];
+		return;
+	}
+	KUNIT_FAIL_AND_ABORT(test, "pages %u+%u were not entered", first, nr);
+}
+
+static void leave(struct kunit *test, struct nopin_range *range,
+		  unsigned int first, unsigned int nr, enum nopin_dir dir)
+{
+	forget(test, range, first, nr, dir);
+	nopin_exit(range, first, nr, dir);
+}
+
+static void leave_all(struct fixture *f)
+{
+	while (f->nr_entered) {
+		struct entered *e = &f->entered[--f->nr_entered];
+
+		nopin_exit(e->range, e->first, e->nr, e->dir);
+	}
+}
+
+static void open_pages(struct kunit *test, struct nopin_range *range,
+		       unsigned int first, unsigned int nr, enum nopin_dir dir)
+{
+	KUNIT_ASSERT_EQ(test, nopin_open(range, first, nr, dir, true), 0);
+}
+
+static void open_range(struct kunit *test, struct nopin_range *range)
+{
+	open_pages(test, range, 0, range->nr_pages, NOPIN_FROM_DEVICE);
+	open_pages(test, range, 0, range->nr_pages, NOPIN_TO_DEVICE);
+}
+
+/* The state of a page, as it is kept */
+static u8 state(struct nopin_range *range, unsigned int page,
+		enum nopin_dir dir)
+{
+	struct nopin_chunk *chunk;
+	unsigned int i = page % NOPIN_CHUNK_PAGES;
+	u64 word;
+
+	/* Pairs with the cmpxchg_release() in nopin_chunk_alloc() */
+	chunk = smp_load_acquire(&range->chunk[page / NOPIN_CHUNK_PAGES]);
+	if (!chunk)
+		return NOPIN_PAGE_CLOSED;
+	word = atomic64_read(&chunk->word[dir][i / NOPIN_PAGES_PER_WORD]);
+	return word >> (i % NOPIN_PAGES_PER_WORD * NOPIN_PAGE_BITS);
+}
+
+/* The first of the pages that has another state, or -1 */
+static int first_not(u8 byte, struct nopin_range *range, unsigned int first,
+		     unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int page;
+
+	for (page = first; page < first + nr; page++)
+		if (state(range, page, dir) != byte)
+			return page;
+	return -1;
+}
+
+#define EXPECT_STATE(test, byte, range, first, nr, dir) \
+	KUNIT_EXPECT_EQ(test, first_not(byte, range, first, nr, dir), -1)
+
+/* Invalidations, by page of a range; @first may lie before it */
+
+static void inval_init(struct mmu_notifier_range *mn,
+		       struct nopin_range *range,
+		       enum mmu_notifier_event event, unsigned int flags,
+		       long first, long nr)
+{
+	unsigned long start = range->start + first * (long)PAGE_SIZE;
+
+	mmu_notifier_range_init(mn, event, flags, range->notifier.mm, start,
+				start + nr * PAGE_SIZE);
+}
+
+static void inval_start(struct mmu_notifier_range *mn,
+			struct nopin_range *range, long first, long nr)
+{
+	inval_init(mn, range, MMU_NOTIFY_UNMAP, 0, first, nr);
+	mmu_notifier_invalidate_range_start(mn);
+}
+
+#define inval_end	mmu_notifier_invalidate_range_end
+
+/* How an invalidation comes about, besides plainly */
+#define REFUSABLE	BIT(0)
+#define MEMALLOC	BIT(1)
+#define NONBLOCK	BIT(2)
+
+static struct op *op_inval(struct kunit *test, struct nopin_range *range,
+			   enum mmu_notifier_event event, unsigned int how,
+			   long first, long nr)
+{
+	struct op op = {
+		.fn		= op_invalidate_fn,
+		.memalloc	= how & MEMALLOC,
+		.nonblock	= how & NONBLOCK,
+	};
+
+	inval_init(&op.mn, range, event,
+		   how & REFUSABLE ? MMU_NOTIFIER_RANGE_REFUSABLE : 0,
+		   first, nr);
+	return op_run(test, &op);
+}
+
+static struct op *op_unmap(struct kunit *test, struct nopin_range *range,
+			   long first, long nr)
+{
+	return op_inval(test, range, MMU_NOTIFY_UNMAP, 0, first, nr);
+}
+
+/* As from try_to_unmap(), with or without MEMALLOC */
+static struct op *op_rmap(struct kunit *test, struct nopin_range *range,
+			  unsigned int how, long first, long nr)
+{
+	return op_inval(test, range, MMU_NOTIFY_CLEAR, REFUSABLE | how, first,
+			nr);
+}
+
+static struct op *op_open(struct kunit *test, struct nopin_range *range,
+			  unsigned int first, unsigned int nr,
+			  enum nopin_dir dir)
+{
+	return op_run(test, &(struct op) {
+		.fn	= op_open_fn,
+		.range	= range,
+		.first	= first,
+		.nr	= nr,
+		.dir	= dir,
+	});
+}
+
+/* Fixture */
+
+static int fixture_init(struct kunit *test)
+{
+	struct fixture *f;
+
+	f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+	if (!f)
+		return -ENOMEM;
+	INIT_LIST_HEAD(&f->ops);
+	f->rmap_wait_ms = nopin_rmap_wait_ms;
+	test->priv = f;
+	return 0;
+}
+
+static int protocol_init(struct kunit *test)
+{
+	struct nopin_range *range;
+	struct fixture *f;
+	int ret;
+
+	ret = fixture_init(test);
+	if (ret)
+		return ret;
+	f = test->priv;
+	f->mm = mm_alloc();
+	if (!f->mm)
+		return -ENOMEM;
+	range = nopin_range_create(f->mm, RANGE_START, RANGE_PAGES);
+	if (IS_ERR(range))
+		return PTR_ERR(range);
+	f->range = range;
+	return 0;
+}
+
+static void fixture_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct op *op;
+
+	if (!f)
+		return;
+	leave_all(f);
+	list_for_each_entry(op, &f->ops, list) {
+		if (!op_done(op)) {
+			/* it still uses all of this */
+			kunit_err(test, "hangs: %ps\n", op->fn);
+			return;
+		}
+		op_end(op);
+		put_task_struct(op->task);
+	}
+	if (f->range)
+		nopin_range_destroy(f->range);
+	if (f->mm)
+		mmput(f->mm);
+	/* So that a report of a wrong access comes with its test */
+	rcu_barrier();
+	WRITE_ONCE(nopin_rmap_wait_ms, f->rmap_wait_ms);
+}
+
+/*
+ * nopin-protocol
+ */
+
+/* Pages nobody has looked at yet might be in the middle of an invalidation */
+static void test_starts_closed(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir, other;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		other = NOPIN_NR_DIRS - 1 - dir;
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, RANGE_PAGES,
+			     dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 1, 1, dir), -EAGAIN);
+		open_pages(test, range, 1, 1, dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 1, 1, dir), 0);
+
+		/* the other direction, and other chunks */
+		EXPECT_STATE(test, dir ? 0 : NOPIN_PAGE_CLOSED, range, 0, 8,
+			     other);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 8,
+			     RANGE_PAGES - 8, dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, NOPIN_CHUNK_PAGES, 1,
+					    dir), -EAGAIN);
+		leave(test, range, 1, 1, dir);
+	}
+}
+
+static const struct {
+	unsigned int first;
+	unsigned int nr;
+} spans[] = {
+	{ 0, 1 },
+	{ 7, 1 },
+	{ 7, 2 },
+	{ 0, 8 },
+	{ 1, 6 },
+	{ 8, 8 },
+	{ 3, 13 },
+	{ 5, 59 },
+	{ NOPIN_CHUNK_PAGES - 1, 1 },
+	{ NOPIN_CHUNK_PAGES - 1, 2 },
+	{ NOPIN_CHUNK_PAGES, 1 },
+	{ NOPIN_CHUNK_PAGES - 3, NOPIN_CHUNK_PAGES + 6 },
+	{ RANGE_PAGES - 6, 6 },
+	{ RANGE_PAGES - 1, 1 },
+	{ 0, RANGE_PAGES },
+};
+
+/* Every page of an extent is counted, no other one is, and all come back */
+static void test_counts(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	unsigned int i, n;
+
+	open_range(test, range);
+	for (i = 0; i < 2 * ARRAY_SIZE(spans); i++) {
+		unsigned int first = spans[i / 2].first;
+		unsigned int nr = spans[i / 2].nr;
+		unsigned int end = first + nr;
+
+		dir = i % 2;
+		for (n = 1; n <= 3; n++) {
+			KUNIT_EXPECT_EQ(test, enter(test, range, first, nr,
+						    dir), 0);
+			EXPECT_STATE(test, n, range, first, nr, dir);
+		}
+		EXPECT_STATE(test, 0, range, 0, first, dir);
+		EXPECT_STATE(test, 0, range, end, RANGE_PAGES - end, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, !dir);
+
+		while (--n)
+			leave(test, range, first, nr, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, dir);
+	}
+}
+
+/* One closed page keeps a whole extent out, and nothing of it stays entered */
+static void test_closed_page_in_extent(struct kunit *test)
+{
+	static const unsigned int pages[] = {
+		0, 5, 7, 8, 100, NOPIN_CHUNK_PAGES - 1, NOPIN_CHUNK_PAGES,
+		RANGE_PAGES - 1,
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier_range mn;
+	unsigned int i, page;
+
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		page = pages[i];
+		open_range(test, range);
+		inval_start(&mn, range, page, 1);
+		inval_end(&mn);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, RANGE_PAGES,
+					    NOPIN_FROM_DEVICE), -EAGAIN);
+		EXPECT_STATE(test, 0, range, 0, page, NOPIN_FROM_DEVICE);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, page, 1,
+			     NOPIN_FROM_DEVICE);
+		EXPECT_STATE(test, 0, range, page + 1, RANGE_PAGES - page - 1,
+			     NOPIN_FROM_DEVICE);
+	}
+}
+
+/* R16: a full count is refused and does not spill into CLOSED or a neighbour */
+static void test_count_full(struct kunit *test)
+{
+	static const unsigned int pages[] = { 3, 7, NOPIN_CHUNK_PAGES };
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	unsigned int i, n;
+	struct op *op;
+
+	open_range(test, range);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		unsigned int page = pages[i];
+
+		dir = i % NOPIN_NR_DIRS;
+		for (n = 0; n < NOPIN_PAGE_MAX; n++)
+			KUNIT_EXPECT_EQ(test, enter(test, range, page, 1, dir),
+					0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, page, 1, dir),
+				-EBUSY);
+		KUNIT_EXPECT_EQ(test, enter(test, range, page - 2, 9, dir),
+				-EBUSY);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, RANGE_PAGES, dir),
+				-EBUSY);
+		EXPECT_STATE(test, NOPIN_PAGE_MAX, range, page, 1, dir);
+		EXPECT_STATE(test, 0, range, 0, page, dir);
+		EXPECT_STATE(test, 0, range, page + 1, RANGE_PAGES - page - 1,
+			     dir);
+
+		/* the neighbours and the other direction have room */
+		KUNIT_EXPECT_EQ(test, enter(test, range, page + 1, 1, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, page - 1, 1, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, page, 1, !dir), 0);
+		leave_all(f);
+
+		/* and an invalidation waits for each */
+		for (n = 0; n < NOPIN_PAGE_MAX; n++)
+			KUNIT_EXPECT_EQ(test, enter(test, range, page, 1, dir),
+					0);
+		op = op_unmap(test, range, page, 1);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		EXPECT_STATE(test, 0xff, range, page, 1, dir);
+		while (--n)
+			leave(test, range, page, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave(test, range, page, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		op_end(op);
+		open_range(test, range);
+	}
+}
+
+/* An invalidation closes the pages it is about, clipped, and no others */
+static void test_closes_its_pages(struct kunit *test)
+{
+	static const struct {
+		long first;
+		long nr;
+	} inval[] = {
+		{ 0, 1 },
+		{ 6, 4 },
+		{ 8, 8 },
+		{ NOPIN_CHUNK_PAGES - 1, 2 },
+		{ 100, 800 },
+		{ -3, 4 },
+		{ -3, 3 },
+		{ RANGE_PAGES - 1, 100 },
+		{ RANGE_PAGES, 1 },
+		{ -100, RANGE_PAGES + 200 },
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier_range mn;
+	enum nopin_dir dir;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(inval); i++) {
+		long first = clamp_t(long, inval[i].first, 0, RANGE_PAGES);
+		long end = clamp_t(long, inval[i].first + inval[i].nr, 0,
+				   RANGE_PAGES);
+
+		open_range(test, range);
+		inval_start(&mn, range, inval[i].first, inval[i].nr);
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+			EXPECT_STATE(test, 0, range, 0, (unsigned int)first,
+				     dir);
+			EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range,
+				     (unsigned int)first,
+				     (unsigned int)(end - first), dir);
+			EXPECT_STATE(test, 0, range, (unsigned int)end,
+				     (unsigned int)(RANGE_PAGES - end), dir);
+		}
+		inval_end(&mn);
+	}
+}
+
+struct event_case {
+	const char		*name;
+	enum mmu_notifier_event	event;
+	bool			read_goes_on;
+};
+
+static const struct event_case event_cases[] = {
+	{ "unmap",		MMU_NOTIFY_UNMAP },
+	{ "clear",		MMU_NOTIFY_CLEAR },
+	{ "protection-vma",	MMU_NOTIFY_PROTECTION_VMA },
+	{ "protection-page",	MMU_NOTIFY_PROTECTION_PAGE,	true },
+	{ "soft-dirty",		MMU_NOTIFY_SOFT_DIRTY,		true },
+	{ "release",		MMU_NOTIFY_RELEASE },
+	{ "migrate",		MMU_NOTIFY_MIGRATE },
+	{ "exclusive",		MMU_NOTIFY_EXCLUSIVE },
+};
+
+static void event_desc(const struct event_case *ev, char *desc)
+{
+	strscpy(desc, ev->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(event, event_cases, event_desc);
+
+/* Write protection does not stop devices that read, all else stops both */
+static void test_event(struct kunit *test)
+{
+	const struct event_case *ev = test->param_value;
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct op *op;
+
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 5, 9, NOPIN_TO_DEVICE), 0);
+	op = op_inval(test, range, ev->event, 0, 9, 1);
+	if (ev->read_goes_on) {
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		EXPECT_STATE(test, 1, range, 9, 1, NOPIN_TO_DEVICE);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1,
+					    NOPIN_TO_DEVICE), 0);
+		leave(test, range, 9, 1, NOPIN_TO_DEVICE);
+	} else {
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1,
+					    NOPIN_TO_DEVICE), -EAGAIN);
+	}
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 9, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1, NOPIN_FROM_DEVICE),
+			-EAGAIN);
+	leave(test, range, 5, 9, NOPIN_TO_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	op_end(op);
+
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 5, 9, NOPIN_FROM_DEVICE), 0);
+	op = op_inval(test, range, ev->event, 0, 9, 1);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, range, 5, 9, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	op_end(op);
+}
+
+/* R1: an invalidation is over no earlier than the last exit from its pages */
+static void test_waits_for_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, 2, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 6, 20, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 12, 1, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 12, 1, dir), 0);
+
+		op = op_unmap(test, range, 12, 1);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED + 3, range, 12, 1, dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 12, 1, dir), -EAGAIN);
+		/* the pages around it are not concerned */
+		KUNIT_EXPECT_EQ(test, enter(test, range, 11, 1, dir), 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 13, 1, dir), 0);
+
+		leave(test, range, 12, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave(test, range, 6, 20, dir);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave(test, range, 12, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 12, 1, dir);
+		op_end(op);
+
+		leave_all(f);
+		EXPECT_STATE(test, 0, range, 0, 12, dir);
+		open_range(test, range);
+	}
+}
+
+/* Far apart, in both directions, and the last one decides */
+static void test_waits_for_all_pages(struct kunit *test)
+{
+	static const unsigned int pages[] = {
+		RANGE_PAGES - 1, 0, NOPIN_CHUNK_PAGES, 200,
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	unsigned int i;
+	struct op *op;
+
+	open_range(test, range);
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		KUNIT_EXPECT_EQ(test, enter(test, range, pages[i], 1, i % 2),
+				0);
+	op = op_unmap(test, range, -10, RANGE_PAGES + 20);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave(test, range, pages[i], 1, i % 2);
+	}
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	op_end(op);
+}
+
+/* Two invalidations share a wait queue, and each waits for its own pages */
+static void test_two_waiters(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct op *a, *b;
+
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 3, 1, NOPIN_FROM_DEVICE), 0);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 5, 1, NOPIN_FROM_DEVICE), 0);
+	a = op_unmap(test, range, 0, 4);
+	KUNIT_EXPECT_TRUE(test, op_blocked(a));
+	b = op_unmap(test, range, 4, 4);
+	KUNIT_EXPECT_TRUE(test, op_blocked(b));
+
+	leave(test, range, 5, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(b));
+	KUNIT_EXPECT_TRUE(test, op_blocked(a));
+	leave(test, range, 3, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(a));
+	op_end(a);
+	op_end(b);
+}
+
+struct irq_exit {
+	struct irq_work		work;
+	struct nopin_range	*range;
+	bool			hardirq;
+};
+
+static void irq_exit_fn(struct irq_work *work)
+{
+	struct irq_exit *ie = container_of(work, struct irq_exit, work);
+
+	ie->hardirq = in_hardirq();
+	nopin_exit(ie->range, 0, 20, NOPIN_TO_DEVICE);
+}
+
+/* R5: bios end in hard interrupt context, and the exit wakes from there */
+static void test_exit_in_interrupt(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct irq_exit ie = {
+		.work	= IRQ_WORK_INIT_HARD(irq_exit_fn),
+		.range	= f->range,
+	};
+	struct op *op;
+
+	open_range(test, f->range);
+	KUNIT_EXPECT_EQ(test, enter(test, f->range, 0, 20, NOPIN_TO_DEVICE),
+			0);
+	op = op_unmap(test, f->range, 19, 1);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	forget(test, f->range, 0, 20, NOPIN_TO_DEVICE);
+	irq_work_queue(&ie.work);
+	irq_work_sync(&ie.work);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_TRUE(test, ie.hardirq);
+	op_end(op);
+}
+
+/* Who can take no for an answer waits for some time, and then gets it */
+static void test_refused_after_patience(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 4, 8, dir), 0);
+
+		WRITE_ONCE(nopin_rmap_wait_ms, 100);
+		op = op_rmap(test, range, 0, 6, 1);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		KUNIT_EXPECT_GE(test, op->ms, 50);
+		op_end(op);
+
+		/* the invalidation is not going on */
+		open_pages(test, range, 4, 8, dir);
+		EXPECT_STATE(test, 1, range, 4, 8, dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 6, 1, dir), 0);
+		leave(test, range, 6, 1, dir);
+
+		/* no longer than necessary */
+		WRITE_ONCE(nopin_rmap_wait_ms, LONG_WAIT_MS);
+		op = op_rmap(test, range, 0, 6, 1);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave(test, range, 4, 8, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 6, 1, dir);
+		op_end(op);
+		open_range(test, range);
+	}
+}
+
+/* No patience at all: refused at once, and nothing is closed */
+static void test_refused_without_patience(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 0);
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 20, 1, dir), 0);
+		op = op_rmap(test, range, 0, 0, 100);
+		KUNIT_EXPECT_FALSE(test, op_blocked(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+		leave(test, range, 20, 1, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, !dir);
+	}
+}
+
+/* R4: reclaim never waits, is refused at once, and closes nothing */
+static void test_refused_in_reclaim(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, LONG_WAIT_MS);
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 20, 1, dir), 0);
+		op = op_rmap(test, range, MEMALLOC, 0, 100);
+		KUNIT_EXPECT_FALSE(test, op_blocked(op));
+		leave(test, range, 20, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, !dir);
+	}
+
+	/* idle pages are not refused */
+	op = op_rmap(test, range, MEMALLOC, 0, 100);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 100,
+		     NOPIN_FROM_DEVICE);
+	op_end(op);
+
+	/* and nor is what cannot be refused */
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 20, 1, NOPIN_TO_DEVICE), 0);
+	op = op_inval(test, range, MMU_NOTIFY_UNMAP, MEMALLOC, 0, 100);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, range, 20, 1, NOPIN_TO_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	op_end(op);
+}
+
+/* The OOM reaper cannot wait: refused at once, and nothing is closed */
+static void test_refused_nonblock(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 20, 1, dir), 0);
+		op = op_inval(test, range, MMU_NOTIFY_CLEAR, NONBLOCK, 0, 100);
+		KUNIT_EXPECT_FALSE(test, op_blocked(op));
+		leave(test, range, 20, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, dir);
+		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, !dir);
+	}
+
+	op = op_inval(test, range, MMU_NOTIFY_CLEAR, NONBLOCK, 0, 100);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 100,
+		     NOPIN_FROM_DEVICE);
+	op_end(op);
+}
+
+/* Refused by the second of two ranges: the first one goes on as well */
+static void test_refused_by_another_range(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range, *next;
+	struct op *op;
+
+	next = nopin_range_create(f->mm, RANGE_START + RANGE_PAGES * PAGE_SIZE,
+				  3);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, next);
+	WRITE_ONCE(nopin_rmap_wait_ms, 1);
+	open_range(test, range);
+	open_range(test, next);
+
+	KUNIT_EXPECT_EQ(test, enter(test, next, 0, 1, NOPIN_FROM_DEVICE), 0);
+	op = op_rmap(test, range, 0, RANGE_PAGES - 10, 12);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+	op_end(op);
+
+	open_range(test, range);
+	open_range(test, next);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 0, RANGE_PAGES,
+				    NOPIN_FROM_DEVICE), 0);
+	KUNIT_EXPECT_EQ(test, enter(test, next, 0, 3, NOPIN_FROM_DEVICE), 0);
+	leave_all(f);
+	nopin_range_destroy(next);
+}
+
+/* R13: a page stays closed until the last invalidation of it ends */
+static void test_overlapping(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir = NOPIN_FROM_DEVICE;
+	struct mmu_notifier_range mn[2];
+	unsigned int i;
+	struct op *op;
+
+	for (i = 0; i < 2; i++) {
+		open_range(test, range);
+		inval_start(&mn[0], range, 0, 4);
+		inval_start(&mn[1], range, 2, 4);
+		op = op_open(test, range, 0, 6, dir);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+
+		inval_end(&mn[i]);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 0, 6, dir, true),
+				-EAGAIN);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 6, dir);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 2, 1, dir), -EAGAIN);
+		leave_all(f);
+
+		inval_end(&mn[!i]);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, 6, dir), 0);
+		leave(test, range, 0, 6, dir);
+	}
+}
+
+/* An opener waits for an invalidation that itself still waits for I/O */
+static void test_open_waits(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir = NOPIN_TO_DEVICE;
+	struct op *inval, *op;
+
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1, dir), 0);
+	inval = op_unmap(test, range, 9, 1);
+	KUNIT_EXPECT_TRUE(test, op_blocked(inval));
+	op = op_open(test, range, 9, 1, dir);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	KUNIT_EXPECT_EQ(test, nopin_open(range, 9, 1, dir, true), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1, dir), -EAGAIN);
+
+	leave_all(f);
+	/* Had the page been opened already, nobody would wake the other one */
+	if (completion_done(&op->done))
+		wake_up_all(&range->wait);
+	KUNIT_EXPECT_TRUE(test, op_done(inval));
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	op_end(inval);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	KUNIT_EXPECT_EQ(test, enter(test, range, 9, 1, dir), 0);
+}
+
+/* An invalidation elsewhere in the mm keeps nobody from opening pages */
+static void test_open_other_range(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range, *other;
+	struct mmu_notifier_range mn;
+
+	other = nopin_range_create(f->mm, RANGE_START + RANGE_PAGES * PAGE_SIZE,
+				   8);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, other);
+	open_range(test, other);
+	inval_start(&mn, other, 0, 8);
+	open_range(test, range);
+	KUNIT_EXPECT_EQ(test, enter(test, range, RANGE_PAGES - 1, 1,
+				    NOPIN_FROM_DEVICE), 0);
+	inval_end(&mn);
+	leave_all(f);
+	nopin_range_destroy(other);
+}
+
+/* A range that comes in the middle of an invalidation was not told of it */
+static void test_created_during_invalidation(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range;
+	struct mmu_notifier_range mn;
+	unsigned int i;
+	struct op *op;
+
+	/* one that no range knew of, and one that some did */
+	for (i = 0; i < 2; i++) {
+		inval_start(&mn, f->range, i ? 0 : RANGE_PAGES, RANGE_PAGES);
+		range = nopin_range_create(f->mm, RANGE_START +
+					   RANGE_PAGES * PAGE_SIZE, 8);
+		KUNIT_EXPECT_NOT_ERR_OR_NULL(test, range);
+		if (IS_ERR(range)) {
+			inval_end(&mn);
+			return;
+		}
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 0, 8,
+						 NOPIN_FROM_DEVICE, true),
+				-EAGAIN);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, 1,
+					    NOPIN_FROM_DEVICE), -EAGAIN);
+		op = op_open(test, range, 0, 8, NOPIN_FROM_DEVICE);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		inval_end(&mn);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		open_range(test, range);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, 8,
+					    NOPIN_FROM_DEVICE), 0);
+		leave(test, range, 0, 8, NOPIN_FROM_DEVICE);
+		nopin_range_destroy(range);
+	}
+}
+
+static int op_destroy_fn(struct op *op)
+{
+	nopin_range_destroy(op->range);
+	return 0;
+}
+
+/* A range does not go away under an invalidation that uses it */
+static void test_destroyed_during_invalidation(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range;
+	struct mmu_notifier_range mn;
+	struct op *op;
+
+	range = nopin_range_create(f->mm, RANGE_START + RANGE_PAGES * PAGE_SIZE,
+				   8);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range);
+	open_range(test, range);
+	inval_start(&mn, range, 0, 8);
+	op = op_run(test, &(struct op) {
+		.fn	= op_destroy_fn,
+		.range	= range,
+	});
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	inval_end(&mn);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+}
+
+/* Ranges side by side, shorter than a chunk and than a word */
+static void test_short_ranges(struct kunit *test)
+{
+	unsigned long start = RANGE_START + RANGE_PAGES * PAGE_SIZE;
+	struct fixture *f = test->priv;
+	struct nopin_range *a, *b;
+	struct op *op;
+
+	a = nopin_range_create(f->mm, start, 3);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	b = nopin_range_create(f->mm, start + 3 * PAGE_SIZE, 1);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, b);
+	open_range(test, a);
+	open_range(test, b);
+	KUNIT_EXPECT_EQ(test, enter(test, a, 0, 3, NOPIN_FROM_DEVICE), 0);
+	KUNIT_EXPECT_EQ(test, enter(test, b, 0, 1, NOPIN_FROM_DEVICE), 0);
+
+	op = op_unmap(test, a, 2, 2);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, b, 0, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, a, 0, 3, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	EXPECT_STATE(test, 0, a, 0, 2, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, a, 2, 1, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, b, 0, 1, NOPIN_FROM_DEVICE);
+	op_end(op);
+	nopin_range_destroy(a);
+	nopin_range_destroy(b);
+}
+
+static int op_destroy_idle_fn(struct op *op)
+{
+	/* as the last of an invalidation may see it, without being woken */
+	while (state(op->range, 0, NOPIN_FROM_DEVICE) & NOPIN_PAGE_MAX) {
+		cpu_relax();
+		cond_resched();
+	}
+	nopin_range_destroy(op->range);
+	return 0;
+}
+
+/* R12: a range may be destroyed as soon as its count is 0, amid the exit */
+static void test_destroyed_during_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range;
+	struct op *inval, *op;
+	unsigned int i;
+
+	/* leaves the page closed, so that the exit looks for waiters */
+	WRITE_ONCE(nopin_rmap_wait_ms, 1);
+	for (i = 0; i < 30; i++) {
+		range = nopin_range_create(f->mm, RANGE_START +
+					   RANGE_PAGES * PAGE_SIZE, 1);
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range);
+		open_range(test, range);
+		KUNIT_EXPECT_EQ(test, enter(test, range, 0, 1,
+					    NOPIN_FROM_DEVICE), 0);
+		inval = op_rmap(test, range, 0, 0, 1);
+		KUNIT_EXPECT_TRUE(test, op_done(inval));
+		KUNIT_EXPECT_EQ(test, inval->ret, -EAGAIN);
+		op_end(inval);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED + 1, range, 0, 1,
+			     NOPIN_FROM_DEVICE);
+
+		forget(test, range, 0, 1, NOPIN_FROM_DEVICE);
+		op = op_run(test, &(struct op) {
+			.fn	= op_destroy_idle_fn,
+			.range	= range,
+		});
+		usleep_range(50, 100);
+		nopin_exit(range, 0, 1, NOPIN_FROM_DEVICE);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+	}
+}
+
+#define STRESS_WORKERS	3
+#define STRESS_PAGES	40
+#define STRESS_ROUNDS	400
+
+/**
+ * struct stress - what the threads of a stress test share
+ * @range: the range
+ * @first: pages @first and following are used
+ * @inside: how many workers are in a page, by their own account
+ * @changing: the invalidation is between start and end
+ * @bad: somebody was in a page that changed
+ * @workers: number of those that have begun
+ * @entered: how often pages were entered
+ * @waited: how often a worker found a page closed
+ * @stop: enough
+ */
+struct stress {
+	struct nopin_range	*range;
+	unsigned int		first;
+	atomic_t		inside[NOPIN_NR_DIRS][STRESS_PAGES];
+	bool			changing[STRESS_PAGES];
+	atomic_t		bad;
+	atomic_t		workers;
+	atomic_t		entered;
+	atomic_t		waited;
+	bool			stop;
+};
+
+static int op_stress_io_fn(struct op *op)
+{
+	struct stress *s = op->arg;
+	u32 seed = atomic_inc_return(&s->workers);
+	enum nopin_dir dir;
+	unsigned int i;
+
+	while (!READ_ONCE(s->stop)) {
+		unsigned int first, nr;
+		int ret;
+
+		seed = next_pseudo_random32(seed);
+		first = (seed >> 8) % STRESS_PAGES;
+		nr = min_t(unsigned int, (seed >> 16) % 12 + 1,
+			   STRESS_PAGES - first);
+		dir = (seed >> 24) % NOPIN_NR_DIRS;
+
+		while ((ret = nopin_enter(s->range, s->first + first, nr,
+					  dir))) {
+			if (ret != -EAGAIN)
+				return ret;
+			atomic_inc(&s->waited);
+			nopin_open(s->range, s->first + first, nr, dir, false);
+			cond_resched();
+		}
+
+		for (i = first; i < first + nr; i++) {
+			atomic_inc(&s->inside[dir][i]);
+			if (READ_ONCE(s->changing[i]))
+				atomic_inc(&s->bad);
+		}
+		/* some I/O takes long enough for somebody to go to sleep */
+		if (!(seed & 0x70))
+			usleep_range(20, 100);
+		for (i = first; i < first + nr; i++) {
+			if (READ_ONCE(s->changing[i]))
+				atomic_inc(&s->bad);
+			atomic_dec(&s->inside[dir][i]);
+		}
+		nopin_exit(s->range, s->first + first, nr, dir);
+		atomic_inc(&s->entered);
+		cond_resched();
+	}
+	return 0;
+}
+
+static int op_stress_inval_fn(struct op *op)
+{
+	struct stress *s = op->arg;
+	unsigned int round, i;
+	u32 seed = 4711;
+
+	for (round = 0; round < STRESS_ROUNDS; round++) {
+		struct mmu_notifier_range mn;
+		unsigned int first, nr;
+
+		seed = next_pseudo_random32(seed);
+		first = (seed >> 8) % STRESS_PAGES;
+		nr = min_t(unsigned int, (seed >> 16) % 20 + 1,
+			   STRESS_PAGES - first);
+		inval_start(&mn, s->range, s->first + first, nr);
+		for (i = first; i < first + nr; i++)
+			WRITE_ONCE(s->changing[i], true);
+		for (i = first; i < first + nr; i++)
+			if (atomic_read(&s->inside[NOPIN_FROM_DEVICE][i]) ||
+			    atomic_read(&s->inside[NOPIN_TO_DEVICE][i]))
+				atomic_inc(&s->bad);
+		if (!(seed & 0x30))
+			usleep_range(20, 50);
+		for (i = first; i < first + nr; i++)
+			WRITE_ONCE(s->changing[i], false);
+		inval_end(&mn);
+		if (!(seed & 0x300))
+			usleep_range(20, 200);
+		cond_resched();
+	}
+	return 0;
+}
+
+/* R1: nobody is in a page that changes, and nobody sleeps for good */
+static void test_stress(struct kunit *test)
+{
+	struct op *io[STRESS_WORKERS], *inval;
+	struct fixture *f = test->priv;
+	struct stress *s;
+	unsigned int i;
+
+	s = kunit_kzalloc(test, sizeof(*s), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, s);
+	s->range = f->range;
+	s->first = NOPIN_CHUNK_PAGES - STRESS_PAGES / 2 - 3;
+
+	for (i = 0; i < STRESS_WORKERS; i++)
+		io[i] = op_run(test, &(struct op) {
+			.fn	= op_stress_io_fn,
+			.arg	= s,
+		});
+	inval = op_run(test, &(struct op) {
+		.fn	= op_stress_inval_fn,
+		.arg	= s,
+	});
+	KUNIT_EXPECT_TRUE(test, op_done(inval));
+	WRITE_ONCE(s->stop, true);
+	for (i = 0; i < STRESS_WORKERS; i++) {
+		KUNIT_EXPECT_TRUE(test, op_done(io[i]));
+		KUNIT_EXPECT_EQ(test, io[i]->ret, 0);
+	}
+	KUNIT_EXPECT_EQ(test, atomic_read(&s->bad), 0);
+	for (i = 0; i < RANGE_PAGES; i++) {
+		KUNIT_EXPECT_EQ(test, state(f->range, i, NOPIN_FROM_DEVICE) &
+				NOPIN_PAGE_MAX, 0);
+		KUNIT_EXPECT_EQ(test, state(f->range, i, NOPIN_TO_DEVICE) &
+				NOPIN_PAGE_MAX, 0);
+	}
+	kunit_info(test, "entered %d times, found closed %d times\n",
+		   atomic_read(&s->entered), atomic_read(&s->waited));
+}
+
+/* Addresses find their range, whichever way, and no other one */
+static void test_mm_lookup(struct kunit *test)
+{
+	unsigned long size = 1UL << NOPIN_MM_SHIFT;
+	unsigned long far = (4 + NOPIN_MM_SLOTS) * size + 42;
+	unsigned long top = round_down(TASK_SIZE - 1, PAGE_SIZE);
+	struct fixture *f = test->priv;
+	struct nopin_range *a, *b, *c, *d;
+	unsigned int i;
+
+	KUNIT_EXPECT_NULL(test, nopin_mm_find(f->mm, 4 * size));
+	a = nopin_mm_get(f->mm, 5 * size - 1);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	b = nopin_mm_get(f->mm, 5 * size);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, b);
+	/* the cache has the same place for this one as for the first */
+	c = nopin_mm_get(f->mm, far);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, c);
+	d = nopin_mm_get(f->mm, top);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, d);
+
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, 4 * size), a);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, 5 * size - 1),
+				    a);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, 5 * size), b);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, far), c);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, top), d);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_mm_get(f->mm, 4 * size), a);
+		KUNIT_EXPECT_NULL(test, nopin_mm_find(f->mm, 3 * size));
+		KUNIT_EXPECT_NULL(test, nopin_mm_find(f->mm, 6 * size));
+	}
+
+	KUNIT_EXPECT_EQ(test, nopin_index(a, 4 * size), 0);
+	KUNIT_EXPECT_EQ(test, nopin_index(a, 4 * size + PAGE_SIZE - 1), 0);
+	KUNIT_EXPECT_EQ(test, nopin_index(a, 5 * size - 1), a->nr_pages - 1);
+	KUNIT_EXPECT_EQ(test, nopin_len(a, 4 * size), size);
+	KUNIT_EXPECT_EQ(test, nopin_len(a, 5 * size - 1), 1);
+	KUNIT_EXPECT_EQ(test, nopin_index(d, top),
+			(top % size) >> PAGE_SHIFT);
+	open_pages(test, d, nopin_index(d, top), 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_EQ(test, enter(test, d, nopin_index(d, top), 1,
+				    NOPIN_FROM_DEVICE), 0);
+	leave_all(f);
+}
+
+/* An invalidation across the end of a range waits on both sides */
+static void test_mm_boundary(struct kunit *test)
+{
+	unsigned long size = 1UL << NOPIN_MM_SHIFT;
+	unsigned int last = (size >> PAGE_SHIFT) - 1;
+	struct fixture *f = test->priv;
+	struct nopin_range *a, *b;
+	struct op *op;
+
+	a = nopin_mm_get(f->mm, 4 * size);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	b = nopin_mm_get(f->mm, 5 * size);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, b);
+	open_pages(test, a, last - 1, 2, NOPIN_FROM_DEVICE);
+	open_pages(test, b, 0, 2, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_EQ(test, enter(test, a, last, 1, NOPIN_FROM_DEVICE), 0);
+	KUNIT_EXPECT_EQ(test, enter(test, b, 0, 1, NOPIN_FROM_DEVICE), 0);
+
+	op = op_unmap(test, a, last, 2);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, a, last, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, b, 0, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	EXPECT_STATE(test, 0, a, last - 1, 1, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, a, last, 1, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, b, 0, 1, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, 0, b, 1, 1, NOPIN_FROM_DEVICE);
+	op_end(op);
+}
+
+static int op_get_fn(struct op *op)
+{
+	op->range = nopin_mm_get(op->arg, op->addr);
+	return PTR_ERR_OR_ZERO(op->range);
+}
+
+/* Threads that need a range at the same time get the same one */
+static void test_mm_get_race(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct op *op[4];
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(op); i++)
+		op[i] = op_run(test, &(struct op) {
+			.fn	= op_get_fn,
+			.arg	= f->mm,
+			.addr	= 7UL << NOPIN_MM_SHIFT,
+		});
+	for (i = 0; i < ARRAY_SIZE(op); i++) {
+		KUNIT_EXPECT_TRUE(test, op_done(op[i]));
+		KUNIT_EXPECT_EQ(test, op[i]->ret, 0);
+		KUNIT_EXPECT_PTR_EQ(test, op[i]->range, op[0]->range);
+	}
+}
+
+/* R15: the pages of an mm stay until the I/O on them is done */
+static void test_mm_release(struct kunit *test)
+{
+	unsigned long addr[] = {
+		1UL << NOPIN_MM_SHIFT, 5UL << NOPIN_MM_SHIFT,
+	};
+	struct nopin_range *range[2];
+	struct mm_struct *mm;
+	enum nopin_dir dir;
+	struct op *op;
+
+	mm = mm_alloc();
+	KUNIT_ASSERT_NOT_NULL(test, mm);
+	KUNIT_EXPECT_NULL(test, nopin_mm_find(mm, addr[0]));
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		range[dir] = nopin_mm_get(mm, addr[dir]);
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range[dir]);
+		open_pages(test, range[dir], 1000, 100, dir);
+		KUNIT_EXPECT_EQ(test, nopin_enter(range[dir], 1000, 100, dir),
+				0);
+	}
+
+	op = op_run(test, &(struct op) { .fn = op_mmput_fn, .arg = mm });
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		if (!op_blocked(op)) {
+			/* the ranges are gone */
+			KUNIT_FAIL(test, "the mm went away during I/O");
+			return;
+		}
+		nopin_exit(range[dir], 1000, 100, dir);
+	}
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+}
+
+static struct kunit_case protocol_cases[] = {
+	KUNIT_CASE(test_starts_closed),
+	KUNIT_CASE(test_counts),
+	KUNIT_CASE(test_closed_page_in_extent),
+	KUNIT_CASE(test_count_full),
+	KUNIT_CASE(test_closes_its_pages),
+	KUNIT_CASE_PARAM(test_event, event_gen_params),
+	KUNIT_CASE(test_waits_for_exit),
+	KUNIT_CASE(test_waits_for_all_pages),
+	KUNIT_CASE(test_two_waiters),
+	KUNIT_CASE(test_exit_in_interrupt),
+	KUNIT_CASE(test_refused_after_patience),
+	KUNIT_CASE(test_refused_without_patience),
+	KUNIT_CASE(test_refused_in_reclaim),
+	KUNIT_CASE(test_refused_nonblock),
+	KUNIT_CASE(test_refused_by_another_range),
+	KUNIT_CASE(test_overlapping),
+	KUNIT_CASE(test_open_waits),
+	KUNIT_CASE(test_open_other_range),
+	KUNIT_CASE(test_created_during_invalidation),
+	KUNIT_CASE(test_destroyed_during_invalidation),
+	KUNIT_CASE(test_short_ranges),
+	KUNIT_CASE(test_destroyed_during_exit),
+	KUNIT_CASE(test_stress),
+	KUNIT_CASE(test_mm_lookup),
+	KUNIT_CASE(test_mm_boundary),
+	KUNIT_CASE(test_mm_get_race),
+	KUNIT_CASE(test_mm_release),
+	{}
+};
+
+static struct kunit_suite protocol_suite = {
+	.name		= "nopin-protocol",
+	.init		= protocol_init,
+	.exit		= fixture_exit,
+	.test_cases	= protocol_cases,
+};
+
+/*
+ * nopin-walk
+ */
+
+static unsigned long map(struct kunit *test, struct file *file, size_t len,
+			 unsigned long prot, unsigned long flags,
+			 unsigned long offset)
+{
+	unsigned long addr;
+
+	addr = kunit_vm_mmap(test, file, 0, len, prot, flags, offset);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(addr));
+	return addr;
+}
+
+#define map_anon(test, len) \
+	map(test, NULL, len, PROT_READ | PROT_WRITE, \
+	    MAP_PRIVATE | MAP_ANONYMOUS, 0)
+
+static unsigned long map_fixed(struct kunit *test, unsigned long addr,
+			       size_t len)
+{
+	unsigned long ret;
+
+	ret = kunit_vm_mmap(test, NULL, addr, len, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+			    0);
+	KUNIT_ASSERT_EQ(test, ret, addr);
+	return ret;
+}
+
+/* Not huge, whatever the default is */
+static unsigned long map_small(struct kunit *test, size_t len)
+{
+	unsigned long addr = map_anon(test, len);
+
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr, len,
+						 MADV_NOHUGEPAGE), 0);
+	return addr;
+}
+
+static unsigned long map_shmem(struct kunit *test, size_t len,
+			       unsigned long flags)
+{
+	struct file *file = shmem_file_setup("nopin_kunit", len, 0);
+	unsigned long addr;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	addr = kunit_vm_mmap(test, file, 0, len, PROT_READ | PROT_WRITE, flags,
+			     0);
+	fput(file);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(addr));
+	return addr;
+}
+
+/* A page of the process's own choice, as a write by the CPU would get */
+static void fault_write(struct kunit *test, unsigned long addr, size_t len)
+{
+	KUNIT_ASSERT_EQ(test, fault_in_safe_writeable((char __user *)addr,
+						      len), 0);
+}
+
+static void fault_read(struct kunit *test, unsigned long addr, size_t len)
+{
+	KUNIT_ASSERT_EQ(test, fault_in_readable((char __user *)addr, len), 0);
+}
+
+/* No page is like another one, as far as KSM and zero pages go */
+static void fill(struct kunit *test, unsigned long addr, size_t len)
+{
+	unsigned long a;
+
+	for (a = addr; a < addr + len; a += PAGE_SIZE)
+		KUNIT_ASSERT_EQ(test, put_user(a, (unsigned long __user *)a),
+				0);
+}
+
+static bool maps_huge(unsigned long addr)
+{
+	struct mm_struct *mm = current->mm;
+	bool huge = false;
+	pmd_t *pmd;
+
+	mmap_read_lock(mm);
+	pmd = mm_find_pmd(mm, addr);
+	if (pmd)
+		huge = pmd_trans_huge(pmdp_get_lockless(pmd));
+	mmap_read_unlock(mm);
+	return huge;
+}
+
+/* Two huge pages; skips the test if there are none */
+static unsigned long map_thp(struct kunit *test)
+{
+	unsigned long addr;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "no transparent huge pages");
+	addr = ALIGN(map_anon(test, 3 * PMD_SIZE), PMD_SIZE);
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr, 2 * PMD_SIZE,
+					 MADV_HUGEPAGE), 0);
+	fault_write(test, addr, 2 * PMD_SIZE);
+	if (!maps_huge(addr) || !maps_huge(addr + PMD_SIZE))
+		kunit_skip(test, "no memory for transparent huge pages");
+	return addr;
+}
+
+static unsigned long map_hugetlb(struct kunit *test, unsigned long size,
+				 unsigned int nr, unsigned long flags)
+{
+#ifdef CONFIG_HUGETLB_PAGE
+	struct hstate *h = size_to_hstate(size);
+	unsigned long addr, overcommit;
+	struct file *file;
+	unsigned int i;
+
+	if (!h)
+		kunit_skip(test, "no hugetlb pages of %lu MiB", size / SZ_1M);
+	if (hstate_is_gigantic(h) && h->free_huge_pages < nr)
+		kunit_skip(test, "boot with hugepagesz=%luM hugepages=%u",
+			   size / SZ_1M, nr);
+
+	overcommit = h->nr_overcommit_huge_pages;
+	h->nr_overcommit_huge_pages += nr;
+	file = hugetlb_file_setup("nopin_kunit", nr * size, VM_NORESERVE,
+				  HUGETLB_ANONHUGE_INODE, ilog2(size));
+	if (IS_ERR(file))
+		h->nr_overcommit_huge_pages = overcommit;
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	addr = kunit_vm_mmap(test, file, 0, nr * size, PROT_READ | PROT_WRITE,
+			     flags, 0);
+	fput(file);
+	for (i = 0; addr && !IS_ERR_VALUE(addr) && i < nr; i++)
+		fault_in_safe_writeable((char __user *)addr + i * size, 1);
+	h->nr_overcommit_huge_pages = overcommit;
+	if (addr == -ENOMEM)
+		kunit_skip(test, "no memory for hugetlb pages of %lu MiB",
+			   size / SZ_1M);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(addr));
+	return addr;
+#else
+	kunit_skip(test, "no hugetlb pages");
+#endif
+}
+
+static int protect(unsigned long addr, size_t len, unsigned long prot)
+{
+	struct mm_struct *mm = current->mm;
+	struct vm_area_struct *vma, *prev;
+	unsigned long end = addr + len;
+	struct mmu_gather tlb;
+	int ret = -ENOMEM;
+
+	VMA_ITERATOR(vmi, mm, addr);
+
+	mmap_write_lock(mm);
+	vma = vma_find(&vmi, end);
+	if (vma && vma->vm_start <= addr && end <= vma->vm_end) {
+		vm_flags_t flags = (vma->vm_flags & ~VM_ACCESS_FLAGS) |
+				   calc_vm_prot_bits(prot, 0);
+
+		prev = vma_prev(&vmi);
+		vma = vma_next(&vmi);
+		if (addr > vma->vm_start)
+			prev = vma;
+		tlb_gather_mmu(&tlb, mm);
+		ret = mprotect_fixup(&vmi, &tlb, vma, &prev, addr, end, flags);
+		tlb_finish_mmu(&tlb);
+	}
+	mmap_write_unlock(mm);
+	return ret;
+}
+
+/* What the bio glue does in an address space of its own, within one range */
+static int translate_piece(struct kunit *test, unsigned long addr, size_t len,
+			   enum nopin_dir dir, struct bio_vec *bvec,
+			   unsigned short *vcnt)
+{
+	struct mm_struct *mm = current->mm;
+	struct nopin_range *range;
+	unsigned int first, nr, tries = 100;
+	int ret;
+
+	range = nopin_mm_get(mm, addr);
+	if (IS_ERR(range))
+		return PTR_ERR(range);
+	first = nopin_index(range, addr);
+	nr = nopin_index(range, addr + len - 1) - first + 1;
+
+	do {
+		nopin_window_begin();
+		ret = enter(test, range, first, nr, dir);
+		if (!ret)
+			break;
+		nopin_window_end();
+		nopin_open(range, first, nr, dir, false);
+	} while (ret == -EAGAIN && --tries);
+	if (ret)
+		return ret;
+
+	ret = nopin_walk(mm, addr, len, dir, bvec, vcnt);
+	if (ret)
+		leave(test, range, first, nr, dir);
+	nopin_window_end();
+	return ret;
+}
+
+/* Enters the pages if it returns 0 */
+static int translate(struct kunit *test, unsigned long addr, size_t len,
+		     enum nopin_dir dir, struct bio_vec *bvec,
+		     unsigned short *vcnt)
+{
+	while (len) {
+		struct nopin_range *range = nopin_mm_get(current->mm, addr);
+		size_t piece;
+		int ret;
+
+		if (IS_ERR(range))
+			return PTR_ERR(range);
+		piece = min(len, nopin_len(range, addr));
+		ret = translate_piece(test, addr, piece, dir, bvec, vcnt);
+		if (ret) {
+			leave_all(test->priv);
+			return ret;
+		}
+		addr += piece;
+		len -= piece;
+	}
+	return 0;
+}
+
+/* Only whether it could be done */
+static int try_translate(struct kunit *test, unsigned long addr, size_t len,
+			 enum nopin_dir dir)
+{
+	struct bio_vec *bvec;
+	unsigned short vcnt = 0;
+	int ret;
+
+	bvec = kvcalloc(len / PAGE_SIZE + 2, sizeof(*bvec), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, bvec);
+	ret = translate(test, addr, len, dir, bvec, &vcnt);
+	leave_all(test->priv);
+	kvfree(bvec);
+	return ret;
+}
+
+static phys_addr_t bvec_end(const struct bio_vec *bv)
+{
+	return page_to_phys(bv->bv_page) + bv->bv_offset + bv->bv_len;
+}
+
+static phys_addr_t bvec_begin(const struct bio_vec *bv)
+{
+	return page_to_phys(bv->bv_page) + bv->bv_offset;
+}
+
+/* Compare with what get_user_pages() finds; the pages must be entered */
+static void check_bvec(struct kunit *test, unsigned long addr, size_t len,
+		       const struct bio_vec *bvec, unsigned short vcnt)
+{
+	unsigned long start = addr & PAGE_MASK;
+	unsigned long nr = (PAGE_ALIGN(addr + len) - start) >> PAGE_SHIFT;
+	size_t pos = 0, wrong = 0, off, n;
+	struct page **pages;
+	unsigned int i;
+	long got;
+
+	pages = kvcalloc(nr, sizeof(*pages), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, pages);
+	mmap_read_lock(current->mm);
+	got = get_user_pages_remote(current->mm, start, nr, 0, pages, NULL);
+	mmap_read_unlock(current->mm);
+	KUNIT_EXPECT_EQ(test, got, nr);
+	if (got != nr)
+		goto out;
+
+	for (i = 0; i < vcnt; i++) {
+		const struct bio_vec *bv = &bvec[i];
+
+		for (off = 0; off < bv->bv_len; off += n, pos += n) {
+			size_t at = bv->bv_offset + off;
+			unsigned long uaddr = addr + pos;
+
+			n = min(PAGE_SIZE - at % PAGE_SIZE, bv->bv_len - off);
+			if (pos >= len ||
+			    bv->bv_page + at / PAGE_SIZE !=
+			    pages[(uaddr - start) >> PAGE_SHIFT] ||
+			    at % PAGE_SIZE != offset_in_page(uaddr))
+				wrong++;
+		}
+		KUNIT_EXPECT_NE(test, bv->bv_len, 0);
+		KUNIT_EXPECT_LT(test, bv->bv_offset, PAGE_SIZE);
+		/* contiguous memory is one bio_vec */
+		if (i)
+			KUNIT_EXPECT_NE(test, bvec_end(bv - 1),
+					bvec_begin(bv));
+	}
+	KUNIT_EXPECT_EQ(test, pos, len);
+	KUNIT_EXPECT_EQ(test, wrong, 0);
+out:
+	while (got > 0)
+		put_page(pages[--got]);
+	kvfree(pages);
+}
+
+/* Returns the number of bio_vecs */
+static unsigned int check_translation(struct kunit *test, unsigned long addr,
+				      size_t len, enum nopin_dir dir)
+{
+	struct bio_vec *bvec;
+	unsigned short vcnt = 0;
+	int ret;
+
+	bvec = kvcalloc(len / PAGE_SIZE + 2, sizeof(*bvec), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, bvec);
+	ret = translate(test, addr, len, dir, bvec, &vcnt);
+	KUNIT_EXPECT_EQ_MSG(test, ret, 0, "%#lx+%#zx", addr, len);
+	if (!ret)
+		check_bvec(test, addr, len, bvec, vcnt);
+	leave_all(test->priv);
+	kvfree(bvec);
+	return vcnt;
+}
+
+/* All kinds of offsets and lengths in at least four pages */
+static void check_spans(struct kunit *test, unsigned long addr, size_t len,
+			enum nopin_dir dir)
+{
+	static const struct {
+		size_t off;
+		size_t len;
+	} pieces[] = {
+		{ 0, 1 },
+		{ 0, PAGE_SIZE },
+		{ PAGE_SIZE - 1, 1 },
+		{ PAGE_SIZE - 1, 2 },
+		{ 512, 512 },
+		{ 512, PAGE_SIZE },
+		{ PAGE_SIZE, 2 * PAGE_SIZE },
+		{ PAGE_SIZE - 512, 2 * PAGE_SIZE + 1024 },
+		{ 3, 3 * PAGE_SIZE },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pieces); i++)
+		check_translation(test, addr + pieces[i].off, pieces[i].len,
+				  dir);
+	check_translation(test, addr, len, dir);
+	check_translation(test, addr + 100, len - 200, dir);
+	check_translation(test, addr + len - 512, 512, dir);
+}
+
+static void expect_walk(int line, struct kunit *test, unsigned long addr,
+			size_t len, int from, int to)
+{
+	KUNIT_EXPECT_EQ_MSG(test, try_translate(test, addr, len,
+						NOPIN_FROM_DEVICE), from,
+			    "in line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, try_translate(test, addr, len,
+						NOPIN_TO_DEVICE), to,
+			    "in line %d", line);
+}
+
+/* What either direction is to get */
+#define EXPECT_WALK(...)	expect_walk(__LINE__, __VA_ARGS__)
+
+/* R9, R11: what a mapping does not permit, and what mends it */
+static void check_access(struct kunit *test, unsigned long addr, size_t len,
+			 unsigned long step)
+{
+	unsigned long a;
+
+	EXPECT_WALK(test, addr, len, 0, 0);
+
+	KUNIT_ASSERT_EQ(test, protect(addr, len, PROT_NONE), 0);
+	EXPECT_WALK(test, addr, len, -EFAULT, -EFAULT);
+	for (a = addr; a < addr + len; a += step)
+		EXPECT_WALK(test, a, 1, -EFAULT, -EFAULT);
+
+	KUNIT_ASSERT_EQ(test, protect(addr, len, PROT_READ), 0);
+	EXPECT_WALK(test, addr, len, -EFAULT, 0);
+	for (a = addr; a < addr + len; a += step)
+		EXPECT_WALK(test, a, 1, -EFAULT, 0);
+
+	KUNIT_ASSERT_EQ(test, protect(addr, len, PROT_READ | PROT_WRITE), 0);
+	for (a = addr; a < addr + len; a += step)
+		fault_write(test, a, 1);
+	EXPECT_WALK(test, addr, len, 0, 0);
+	check_translation(test, addr, len, NOPIN_FROM_DEVICE);
+}
+
+/* R9: a PTE that is writable but clean is not good enough to be written to */
+static void check_clean(struct kunit *test, unsigned long addr, size_t len,
+			unsigned long step)
+{
+	unsigned long a;
+
+	/* the lazily freed page of a process that has not written it again */
+	lru_add_drain_all();
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr, len, MADV_FREE),
+			0);
+	for (a = addr; a < addr + len; a += step)
+		EXPECT_WALK(test, a, 1, -EFAULT, 0);
+	EXPECT_WALK(test, addr, len, -EFAULT, 0);
+	fault_write(test, addr, len);
+	EXPECT_WALK(test, addr, len, 0, 0);
+}
+
+/* Nothing there, before the first touch and after MADV_DONTNEED */
+static void check_missing(struct kunit *test, unsigned long addr, size_t len,
+			  unsigned long step)
+{
+	unsigned long a;
+
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr, len,
+					 MADV_DONTNEED), 0);
+	for (a = addr; a < addr + len; a += step)
+		EXPECT_WALK(test, a, 1, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, addr, len, -EFAULT, -EFAULT);
+	fault_write(test, addr, len);
+	EXPECT_WALK(test, addr, len, 0, 0);
+	check_translation(test, addr, len, NOPIN_FROM_DEVICE);
+}
+
+#define SMALL_LEN	(40 * PAGE_SIZE)
+
+/* Anonymous pages of the base size */
+static void test_anon(struct kunit *test)
+{
+	unsigned long addr = map_small(test, SMALL_LEN);
+
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, -EFAULT);
+	fault_write(test, addr, SMALL_LEN);
+	check_spans(test, addr, SMALL_LEN, NOPIN_FROM_DEVICE);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+	check_access(test, addr, SMALL_LEN, PAGE_SIZE);
+	check_clean(test, addr, SMALL_LEN, PAGE_SIZE);
+	check_missing(test, addr, SMALL_LEN, PAGE_SIZE);
+}
+
+/* Shared memory */
+static void test_shmem(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, SMALL_LEN, MAP_SHARED);
+
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, -EFAULT);
+	/* R9: shared and writable, but nobody has written */
+	fault_read(test, addr, SMALL_LEN);
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, 0);
+	fault_write(test, addr, SMALL_LEN);
+	check_spans(test, addr, SMALL_LEN, NOPIN_FROM_DEVICE);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+	check_access(test, addr, SMALL_LEN, PAGE_SIZE);
+	check_missing(test, addr, SMALL_LEN, PAGE_SIZE);
+}
+
+/* A private mapping of a file: its own pages can be read, copies written */
+static void test_file_private(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, SMALL_LEN, MAP_PRIVATE);
+
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, -EFAULT);
+	fault_read(test, addr, SMALL_LEN);
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, 0);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+
+	/* copied, some of them */
+	fault_write(test, addr + 5 * PAGE_SIZE, 3 * PAGE_SIZE);
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, 0);
+	EXPECT_WALK(test, addr + 5 * PAGE_SIZE, 3 * PAGE_SIZE, 0, 0);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+
+	fault_write(test, addr, SMALL_LEN);
+	check_spans(test, addr, SMALL_LEN, NOPIN_FROM_DEVICE);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+	check_access(test, addr, SMALL_LEN, PAGE_SIZE);
+}
+
+/* Transparent huge pages */
+static void test_thp(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+	size_t len = 2 * PMD_SIZE;
+
+	KUNIT_EXPECT_EQ(test, check_translation(test, addr, PMD_SIZE,
+						NOPIN_FROM_DEVICE), 1);
+	check_spans(test, addr, len, NOPIN_FROM_DEVICE);
+	check_spans(test, addr + PMD_SIZE - 2 * PAGE_SIZE, 4 * PAGE_SIZE,
+		    NOPIN_TO_DEVICE);
+	check_access(test, addr, len, PMD_SIZE / 2);
+	check_clean(test, addr, len, PMD_SIZE / 2);
+	KUNIT_EXPECT_TRUE(test, maps_huge(addr));
+	KUNIT_EXPECT_TRUE(test, maps_huge(addr + PMD_SIZE));
+	check_missing(test, addr, len, PMD_SIZE / 2);
+}
+
+/* R11: zero pages are good to read from, and never written */
+static void test_zero_page(struct kunit *test)
+{
+	unsigned long addr = map_small(test, SMALL_LEN);
+	struct bio_vec bvec[8];
+	unsigned short vcnt = 0;
+	unsigned int i;
+
+	fault_read(test, addr, SMALL_LEN);
+	EXPECT_WALK(test, addr, SMALL_LEN, -EFAULT, 0);
+	KUNIT_EXPECT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_TO_DEVICE, bvec, &vcnt), 0);
+	KUNIT_EXPECT_EQ(test, vcnt, 4);
+	for (i = 0; i < vcnt; i++)
+		KUNIT_EXPECT_TRUE(test, is_zero_page(bvec[i].bv_page));
+	leave_all(test->priv);
+	check_spans(test, addr, SMALL_LEN, NOPIN_TO_DEVICE);
+
+	fault_write(test, addr + PAGE_SIZE, 1);
+	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, 0, 0);
+	EXPECT_WALK(test, addr, 3 * PAGE_SIZE, -EFAULT, 0);
+	check_translation(test, addr, 3 * PAGE_SIZE, NOPIN_TO_DEVICE);
+}
+
+/* R11: and so is the huge one */
+static void test_huge_zero_page(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr, 2 * PMD_SIZE,
+					 MADV_DONTNEED), 0);
+	fault_read(test, addr, 2 * PMD_SIZE);
+	if (!maps_huge(addr))
+		kunit_skip(test, "no huge zero page");
+	EXPECT_WALK(test, addr, 2 * PMD_SIZE, -EFAULT, 0);
+	check_spans(test, addr, 2 * PMD_SIZE, NOPIN_TO_DEVICE);
+}
+
+/* hugetlb pages that a PMD maps */
+static void test_hugetlb_pmd(struct kunit *test)
+{
+	unsigned long addr = map_hugetlb(test, PMD_SIZE, 2, MAP_PRIVATE);
+
+	KUNIT_EXPECT_EQ(test, check_translation(test, addr, PMD_SIZE,
+						NOPIN_FROM_DEVICE), 1);
+	check_spans(test, addr, 2 * PMD_SIZE, NOPIN_FROM_DEVICE);
+	check_spans(test, addr + PMD_SIZE - 2 * PAGE_SIZE, 4 * PAGE_SIZE,
+		    NOPIN_TO_DEVICE);
+	check_access(test, addr, 2 * PMD_SIZE, PMD_SIZE / 2);
+}
+
+/* The same, shared */
+static void test_hugetlb_pmd_shared(struct kunit *test)
+{
+	unsigned long addr = map_hugetlb(test, PMD_SIZE, 2, MAP_SHARED);
+
+	check_spans(test, addr, 2 * PMD_SIZE, NOPIN_FROM_DEVICE);
+	check_access(test, addr, 2 * PMD_SIZE, PMD_SIZE / 2);
+}
+
+/* hugetlb pages that a PUD maps */
+static void test_hugetlb_pud(struct kunit *test)
+{
+	unsigned long addr = map_hugetlb(test, PUD_SIZE, 1, MAP_SHARED);
+
+	check_spans(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
+	check_spans(test, addr + PUD_SIZE / 2 - 2 * PAGE_SIZE, 4 * PAGE_SIZE,
+		    NOPIN_FROM_DEVICE);
+	check_spans(test, addr + PUD_SIZE - 4 * PAGE_SIZE, 4 * PAGE_SIZE,
+		    NOPIN_TO_DEVICE);
+	check_access(test, addr, PUD_SIZE, PUD_SIZE / 2);
+}
+
+/* Huge and small pages in one go */
+static void test_mixed_sizes(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+	unsigned long mid = addr + PMD_SIZE;
+
+	/* the second one becomes small */
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, mid, PMD_SIZE,
+					 MADV_DONTNEED), 0);
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, mid, PMD_SIZE,
+					 MADV_NOHUGEPAGE), 0);
+	fault_write(test, mid, PMD_SIZE);
+	KUNIT_EXPECT_TRUE(test, maps_huge(addr));
+	KUNIT_EXPECT_FALSE(test, maps_huge(mid));
+	check_spans(test, mid - 2 * PAGE_SIZE, 4 * PAGE_SIZE,
+		    NOPIN_FROM_DEVICE);
+	check_spans(test, addr, 2 * PMD_SIZE, NOPIN_FROM_DEVICE);
+	check_access(test, addr, PMD_SIZE, PMD_SIZE / 2);
+}
+
+/* From one page table to the next, on every level */
+static void test_table_boundaries(struct kunit *test)
+{
+	const unsigned long sizes[] = { PMD_SIZE, PUD_SIZE, P4D_SIZE };
+	unsigned long addr;
+	unsigned int i;
+
+	/* gives the thread its mm */
+	map_small(test, PAGE_SIZE);
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		/* away from what is mapped already */
+		addr = SZ_1G * 5UL + sizes[i];
+		addr = round_up(addr, sizes[i]);
+		if (addr + 2 * PAGE_SIZE > TASK_SIZE)
+			continue;
+		addr = map_fixed(test, addr - 2 * PAGE_SIZE, 4 * PAGE_SIZE);
+		fault_write(test, addr, PAGE_SIZE);
+		EXPECT_WALK(test, addr, 4 * PAGE_SIZE, -EFAULT, -EFAULT);
+		fault_write(test, addr, 4 * PAGE_SIZE);
+		check_spans(test, addr, 4 * PAGE_SIZE, NOPIN_FROM_DEVICE);
+		check_spans(test, addr, 4 * PAGE_SIZE, NOPIN_TO_DEVICE);
+	}
+}
+
+/* Adjacent in memory is one bio_vec, anything else is not */
+static void test_merging(struct kunit *test)
+{
+	unsigned long addr = map_thp(test), twice;
+	struct file *file;
+	struct folio *folio;
+	struct page *page;
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[8];
+	int ret;
+
+	/* small pages that are known to be adjacent */
+	fill(test, addr, PMD_SIZE);
+	KUNIT_ASSERT_EQ(test, get_user_pages_fast(addr, 1, FOLL_WRITE, &page),
+			1);
+	folio = page_folio(page);
+	lru_add_drain_all();
+	folio_lock(folio);
+	ret = split_folio(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	KUNIT_ASSERT_FALSE(test, maps_huge(addr));
+	fault_write(test, addr, PMD_SIZE);
+	KUNIT_EXPECT_EQ(test, check_translation(test, addr, PMD_SIZE,
+						NOPIN_FROM_DEVICE), 1);
+
+	/* in two calls, that meet in the middle of a page */
+	KUNIT_EXPECT_EQ(test, translate(test, addr + 10, PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	KUNIT_EXPECT_EQ(test, vcnt, 1);
+	KUNIT_EXPECT_EQ(test, translate(test, addr + 10 + PAGE_SIZE,
+					3 * PAGE_SIZE, NOPIN_FROM_DEVICE,
+					bvec, &vcnt), 0);
+	KUNIT_EXPECT_EQ(test, vcnt, 1);
+	check_bvec(test, addr + 10, 4 * PAGE_SIZE, bvec, vcnt);
+
+	/* what does not follow does not merge, not even in the same page */
+	KUNIT_EXPECT_EQ(test, translate(test, addr + 10 + 4 * PAGE_SIZE + 512,
+					100, NOPIN_FROM_DEVICE, bvec, &vcnt),
+			0);
+	KUNIT_EXPECT_EQ(test, vcnt, 2);
+	KUNIT_EXPECT_EQ(test, translate(test, addr, PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	KUNIT_EXPECT_EQ(test, vcnt, 3);
+	check_bvec(test, addr + 10, 4 * PAGE_SIZE, bvec, 1);
+	check_bvec(test, addr + 10 + 4 * PAGE_SIZE + 512, 100, bvec + 1, 1);
+	check_bvec(test, addr, PAGE_SIZE, bvec + 2, 1);
+	leave_all(test->priv);
+
+	/* one page at two addresses */
+	file = shmem_file_setup("nopin_kunit", PAGE_SIZE, 0);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	twice = map_anon(test, 2 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, vm_mmap(file, twice, PAGE_SIZE,
+				      PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_FIXED, 0), twice);
+	KUNIT_EXPECT_EQ(test, vm_mmap(file, twice + PAGE_SIZE, PAGE_SIZE,
+				      PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_FIXED, 0),
+			twice + PAGE_SIZE);
+	fput(file);
+	fault_write(test, twice, 2 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, check_translation(test, twice, 2 * PAGE_SIZE,
+						NOPIN_FROM_DEVICE), 2);
+}
+
+/* A failure takes nothing from what was translated before */
+static void test_failure_keeps_vcnt(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 8 * PAGE_SIZE);
+	unsigned short vcnt = 0, before;
+	struct nopin_range *range;
+	struct bio_vec bvec[16];
+	unsigned int first;
+	int ret;
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 2 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	check_bvec(test, addr, 2 * PAGE_SIZE, bvec, vcnt);
+	before = vcnt;
+
+	/* two pages more, and then a hole */
+	range = nopin_mm_get(current->mm, addr);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range);
+	KUNIT_ASSERT_PTR_EQ(test, nopin_mm_get(current->mm,
+					       addr + 8 * PAGE_SIZE - 1),
+			    range);
+	first = nopin_index(range, addr + 2 * PAGE_SIZE);
+	open_pages(test, range, first, 4, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_EQ(test, enter(test, range, first, 4, NOPIN_FROM_DEVICE),
+			0);
+	ret = nopin_walk(current->mm, addr + 2 * PAGE_SIZE, 4 * PAGE_SIZE,
+			 NOPIN_FROM_DEVICE, bvec, &vcnt);
+	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
+	KUNIT_EXPECT_EQ(test, vcnt, before);
+	if (vcnt > 1)
+		check_bvec(test, addr, PAGE_SIZE, bvec, 1);
+	leave_all(test->priv);
+}
+
+/* Addresses where nothing is mapped, on every level of the page table */
+static void test_unmapped(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE);
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, vm_munmap(addr + PAGE_SIZE, PAGE_SIZE), 0);
+	EXPECT_WALK(test, addr, 4 * PAGE_SIZE, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, addr + PAGE_SIZE, 1, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, addr + 2 * PAGE_SIZE, 2 * PAGE_SIZE, 0, 0);
+	EXPECT_WALK(test, addr ^ PMD_SIZE, PAGE_SIZE, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, addr ^ PUD_SIZE, PAGE_SIZE, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, P4D_SIZE + SZ_1G, PAGE_SIZE, -EFAULT, -EFAULT);
+	EXPECT_WALK(test, PAGE_SIZE, PAGE_SIZE, -EFAULT, -EFAULT);
+}
+
+static struct page *special_page;
+
+static vm_fault_t special_fault(const struct vm_special_mapping *sm,
+				struct vm_area_struct *vma,
+				struct vm_fault *vmf)
+{
+	return vmf_insert_pfn(vma, vmf->address, page_to_pfn(special_page));
+}
+
+static const struct vm_special_mapping special_spec = {
+	.name	= "[nopin_kunit]",
+	.fault	= special_fault,
+};
+
+/* R11: page frames that a driver has mapped, which may not even have a page */
+static void test_special_pte(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE), hole;
+	struct vm_area_struct *vma;
+
+	special_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	KUNIT_ASSERT_NOT_NULL(test, special_page);
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	hole = addr + PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, vm_munmap(hole, PAGE_SIZE), 0);
+	mmap_write_lock(current->mm);
+	vma = _install_special_mapping(current->mm, hole, PAGE_SIZE,
+				       VM_READ | VM_MAYREAD | VM_WRITE |
+				       VM_MAYWRITE | VM_SHARED | VM_MAYSHARE |
+				       VM_IO | VM_PFNMAP, &special_spec);
+	mmap_write_unlock(current->mm);
+	KUNIT_EXPECT_NOT_ERR_OR_NULL(test, vma);
+	if (!IS_ERR_OR_NULL(vma)) {
+		/* once to map it, and once more to make it dirty */
+		fault_in_safe_writeable((char __user *)hole, 1);
+		fault_in_safe_writeable((char __user *)hole, 1);
+		EXPECT_WALK(test, hole, PAGE_SIZE, -EPERM, -EPERM);
+		EXPECT_WALK(test, addr, 4 * PAGE_SIZE, -EPERM, -EPERM);
+		EXPECT_WALK(test, addr, PAGE_SIZE, 0, 0);
+		EXPECT_WALK(test, hole + PAGE_SIZE, 2 * PAGE_SIZE, 0, 0);
+	}
+	KUNIT_EXPECT_EQ(test, vm_munmap(hole, PAGE_SIZE), 0);
+	__free_page(special_page);
+}
+
+#if defined(CONFIG_SECRETMEM) && defined(CONFIG_X86_64)
+/* The kernel has no other way to make some */
+static long secretmem_fd(void)
+{
+	struct pt_regs regs = {};
+
+	return x64_sys_call(&regs, __NR_memfd_secret);
+}
+#else
+static long secretmem_fd(void)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+
+/* R11: memory that not even the kernel may look at */
+static void test_secretmem(struct kunit *test)
+{
+	unsigned long addr, own = map_small(test, 4 * PAGE_SIZE);
+	unsigned long shared = map_shmem(test, 4 * PAGE_SIZE, MAP_SHARED);
+	struct file *file;
+	long fd, ret;
+
+	fd = secretmem_fd();
+	if (fd < 0)
+		kunit_skip(test, "no secretmem: %ld", fd);
+	ret = ksys_ftruncate(fd, 2 * PAGE_SIZE);
+	file = fget(fd);
+	close_fd(fd);
+	KUNIT_ASSERT_NOT_NULL(test, file);
+	addr = kunit_vm_mmap(test, file, 0, 2 * PAGE_SIZE,
+			     PROT_READ | PROT_WRITE, MAP_SHARED, 0);
+	fput(file);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(addr));
+	KUNIT_EXPECT_TRUE(test, secretmem_active());
+
+	fault_write(test, addr, 2 * PAGE_SIZE);
+	fault_write(test, own, 4 * PAGE_SIZE);
+	fault_write(test, shared, 4 * PAGE_SIZE);
+	EXPECT_WALK(test, addr, PAGE_SIZE, -EPERM, -EPERM);
+	EXPECT_WALK(test, addr, 2 * PAGE_SIZE, -EPERM, -EPERM);
+	/* other memory is none the worse for it */
+	EXPECT_WALK(test, own, 4 * PAGE_SIZE, 0, 0);
+	EXPECT_WALK(test, shared, 4 * PAGE_SIZE, 0, 0);
+	KUNIT_EXPECT_EQ(test, vm_munmap(addr, 2 * PAGE_SIZE), 0);
+}
+
+#define ATOMIC_PAGES	1024
+
+/**
+ * struct atomic_walk - a walk seen from an interrupt
+ * @timer: the interrupt
+ * @bvec: where the walk puts its result
+ * @last: the last bio_vec of it
+ * @len: what the length of that is in the end
+ * @halves: how often it was seen half done
+ */
+struct atomic_walk {
+	struct hrtimer		timer;
+	struct bio_vec		*bvec;
+	struct bio_vec		*last;
+	unsigned int		len;
+	unsigned int		halves;
+};
+
+static enum hrtimer_restart atomic_walk_fn(struct hrtimer *timer)
+{
+	struct atomic_walk *aw = container_of(timer, struct atomic_walk,
+					      timer);
+
+	if (READ_ONCE(aw->bvec->bv_page) &&
+	    READ_ONCE(aw->last->bv_len) != aw->len)
+		aw->halves++;
+	hrtimer_forward_now(timer, 50 * NSEC_PER_USEC);
+	return HRTIMER_RESTART;
+}
+
+/* R10: no interrupt sees the middle of a walk, as page tables go by IPI */
+static void test_walk_is_atomic(struct kunit *test)
+{
+	unsigned long len = ATOMIC_PAGES * PAGE_SIZE;
+	unsigned long addr = map_small(test, len);
+	struct atomic_walk *aw;
+	unsigned short vcnt = 0;
+	unsigned int i;
+	int ret;
+
+	aw = kunit_kzalloc(test, sizeof(*aw), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, aw);
+	aw->bvec = kunit_kcalloc(test, ATOMIC_PAGES, sizeof(*aw->bvec),
+				 GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, aw->bvec);
+	fault_write(test, addr, len);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, len, NOPIN_FROM_DEVICE,
+					aw->bvec, &vcnt), 0);
+	aw->last = &aw->bvec[vcnt - 1];
+	aw->len = aw->last->bv_len;
+
+	/* they are entered, so it is the same again and again */
+	migrate_disable();
+	hrtimer_init(&aw->timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
+	aw->timer.function = atomic_walk_fn;
+	hrtimer_start(&aw->timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
+	for (i = 0; i < 50; i++) {
+		WRITE_ONCE(aw->bvec->bv_page, NULL);
+		barrier();
+		memset(aw->bvec, 0, ATOMIC_PAGES * sizeof(*aw->bvec));
+		barrier();
+		vcnt = 0;
+		ret = nopin_walk(current->mm, addr, len, NOPIN_FROM_DEVICE,
+				 aw->bvec, &vcnt);
+		if (ret)
+			break;
+	}
+	hrtimer_cancel(&aw->timer);
+	migrate_enable();
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_EQ(test, aw->last->bv_len, aw->len);
+	KUNIT_EXPECT_EQ(test, aw->halves, 0);
+	leave_all(test->priv);
+}
+
+static struct kunit_case walk_cases[] = {
+	KUNIT_CASE(test_anon),
+	KUNIT_CASE(test_shmem),
+	KUNIT_CASE(test_file_private),
+	KUNIT_CASE(test_thp),
+	KUNIT_CASE(test_zero_page),
+	KUNIT_CASE(test_huge_zero_page),
+	KUNIT_CASE(test_hugetlb_pmd),
+	KUNIT_CASE(test_hugetlb_pmd_shared),
+	KUNIT_CASE(test_hugetlb_pud),
+	KUNIT_CASE(test_mixed_sizes),
+	KUNIT_CASE(test_table_boundaries),
+	KUNIT_CASE(test_merging),
+	KUNIT_CASE(test_failure_keeps_vcnt),
+	KUNIT_CASE(test_unmapped),
+	KUNIT_CASE(test_special_pte),
+	KUNIT_CASE(test_secretmem),
+	KUNIT_CASE(test_walk_is_atomic),
+	{}
+};
+
+static struct kunit_suite walk_suite = {
+	.name		= "nopin-walk",
+	.init		= fixture_init,
+	.exit		= fixture_exit,
+	.test_cases	= walk_cases,
+};
+
+/*
+ * nopin-mapping
+ */
+
+static int op_munmap_fn(struct op *op)
+{
+	return vm_munmap(op->addr, op->len);
+}
+
+static int op_dontneed_fn(struct op *op)
+{
+	return do_madvise(current->mm, op->addr, op->len, MADV_DONTNEED);
+}
+
+static int op_protect_fn(struct op *op)
+{
+	return protect(op->addr, op->len, PROT_READ);
+}
+
+static struct page *get_page_at(unsigned long addr)
+{
+	struct page *page;
+	long got;
+
+	mmap_read_lock(current->mm);
+	got = get_user_pages_remote(current->mm, addr, 1, 0, &page, NULL);
+	mmap_read_unlock(current->mm);
+	return got == 1 ? page : NULL;
+}
+
+/* Elsewhere on the same node; 0 or how many pages stayed where they are */
+static int op_migrate_fn(struct op *op)
+{
+	struct migration_target_control mtc = {
+		.nid		= NUMA_NO_NODE,
+		.gfp_mask	= GFP_HIGHUSER_MOVABLE,
+		.reason		= MR_SYSCALL,
+	};
+	struct page *page;
+	struct folio *folio;
+	LIST_HEAD(list);
+	int ret = -EBUSY;
+
+	lru_add_drain_all();
+	page = get_page_at(op->addr);
+	if (!page)
+		return -EFAULT;
+	folio = page_folio(page);
+	if (folio_isolate_lru(folio)) {
+		node_stat_mod_folio(folio, NR_ISOLATED_ANON +
+				    folio_is_file_lru(folio),
+				    folio_nr_pages(folio));
+		list_add(&folio->lru, &list);
+	}
+	folio_put(folio);
+	if (list_empty(&list))
+		return ret;
+	ret = migrate_pages(&list, alloc_migration_target, NULL,
+			    (unsigned long)&mtc, MIGRATE_SYNC, MR_SYSCALL,
+			    NULL);
+	if (!list_empty(&list))
+		putback_movable_pages(&list);
+	return ret;
+}
+
+/* As writeback does it */
+static int op_mkclean_fn(struct op *op)
+{
+	struct page *page = get_page_at(op->addr);
+	struct folio *folio;
+	int ret;
+
+	if (!page)
+		return -EFAULT;
+	folio = page_folio(page);
+	folio_lock(folio);
+	ret = folio_mkclean(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
+}
+
+static int op_split_fn(struct op *op)
+{
+	struct page *page = get_page_at(op->addr);
+	struct folio *folio;
+	int ret;
+
+	if (!page)
+		return -EFAULT;
+	folio = page_folio(page);
+	lru_add_drain_all();
+	folio_lock(folio);
+	ret = folio_test_large(folio) ? split_folio(folio) : -EINVAL;
+	folio_unlock(folio);
+	/* the reference stays with the head, wherever @page was */
+	folio_put(folio);
+	return ret;
+}
+
+static struct op *op_mapping(struct kunit *test, int (*fn)(struct op *),
+			     unsigned int how, unsigned long addr, size_t len)
+{
+	return op_run(test, &(struct op) {
+		.fn		= fn,
+		.mm		= current->mm,
+		.memalloc	= how & MEMALLOC,
+		.addr		= addr,
+		.len		= len,
+	});
+}
+
+struct change_case {
+	const char	*name;
+	int		(*fn)(struct op *op);
+	int		from;
+	int		to;
+};
+
+static const struct change_case change_cases[] = {
+	{ "munmap",		op_munmap_fn,	-EFAULT,	-EFAULT },
+	{ "MADV_DONTNEED",	op_dontneed_fn,	-EFAULT,	-EFAULT },
+	{ "mprotect",		op_protect_fn,	-EFAULT,	0 },
+};
+
+static void change_desc(const struct change_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(change, change_cases, change_desc);
+
+/* R1: what the process does to its mapping waits for the I/O on it */
+static void test_change_waits(struct kunit *test)
+{
+	const struct change_case *c = test->param_value;
+	unsigned short vcnt;
+	struct bio_vec bvec[4];
+	enum nopin_dir dir;
+	struct page *page;
+	struct op *op;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		unsigned long addr = map_small(test, 8 * PAGE_SIZE);
+
+		fault_write(test, addr, 8 * PAGE_SIZE);
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, translate(test, addr + 5 * PAGE_SIZE,
+						2 * PAGE_SIZE, dir, bvec,
+						&vcnt), 0);
+		/* idle pages next to it are none of its business */
+		op = op_mapping(test, c->fn, 0, addr, 2 * PAGE_SIZE);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+
+		page = get_page_at(addr + 5 * PAGE_SIZE);
+		KUNIT_EXPECT_PTR_EQ(test, page, bvec[0].bv_page);
+		op = op_mapping(test, c->fn, 0, addr + 4 * PAGE_SIZE,
+				2 * PAGE_SIZE);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		/* it has the mmap_lock: no more get_user_pages() now */
+		KUNIT_EXPECT_TRUE(test, page_mapped(page));
+		leave_all(test->priv);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		if (page)
+			put_page(page);
+		EXPECT_WALK(test, addr, PAGE_SIZE, c->from, c->to);
+		EXPECT_WALK(test, addr + 4 * PAGE_SIZE, 2 * PAGE_SIZE, c->from,
+			    c->to);
+		EXPECT_WALK(test, addr + 6 * PAGE_SIZE, 2 * PAGE_SIZE, 0, 0);
+	}
+}
+
+/* R9: writeback waits for devices that write memory, and for no others */
+static void test_mkclean_waits(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, 4 * PAGE_SIZE, MAP_SHARED);
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[4];
+	struct op *op;
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	op = op_mapping(test, op_mkclean_fn, 0, addr + PAGE_SIZE, 0);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave_all(test->priv);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_WALK(test, addr, PAGE_SIZE, 0, 0);
+	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, -EFAULT, 0);
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	EXPECT_WALK(test, addr, 4 * PAGE_SIZE, 0, 0);
+	vcnt = 0;
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_TO_DEVICE, bvec, &vcnt), 0);
+	op = op_mapping(test, op_mkclean_fn, 0, addr + PAGE_SIZE, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	check_bvec(test, addr, 4 * PAGE_SIZE, bvec, vcnt);
+	leave_all(test->priv);
+	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, -EFAULT, 0);
+}
+
+/* Pages with I/O on them do not move, and move once it is done */
+static void check_migration(struct kunit *test, unsigned long addr, size_t len)
+{
+	bool huge = maps_huge(addr);
+	unsigned short vcnt;
+	struct bio_vec bvec[8];
+	enum nopin_dir dir;
+	struct page *page;
+	unsigned int how;
+	struct op *op;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, translate(test, addr, len, dir, bvec,
+						&vcnt), 0);
+		page = bvec[0].bv_page;
+
+		/* R4: in reclaim without a wait, otherwise after some */
+		for (how = 0; how <= MEMALLOC; how += MEMALLOC) {
+			WRITE_ONCE(nopin_rmap_wait_ms, how ? LONG_WAIT_MS : 2);
+			op = op_mapping(test, op_migrate_fn, how, addr, 0);
+			KUNIT_EXPECT_TRUE(test, op_done(op));
+			KUNIT_EXPECT_GT(test, op->ret, 0);
+			KUNIT_EXPECT_EQ(test, maps_huge(addr), huge);
+			check_bvec(test, addr, len, bvec, vcnt);
+		}
+
+		leave_all(test->priv);
+		op = op_mapping(test, op_migrate_fn, 0, addr, 0);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, translate(test, addr, len, dir, bvec,
+						&vcnt), 0);
+		KUNIT_EXPECT_PTR_NE(test, bvec[0].bv_page, page);
+		check_bvec(test, addr, len, bvec, vcnt);
+		leave_all(test->priv);
+	}
+}
+
+/* Migration of a small page */
+static void test_migration(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE);
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	check_migration(test, addr, PAGE_SIZE);
+}
+
+/* Migration of a huge page of which one small part is used */
+static void test_migration_thp(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+
+	check_migration(test, addr + 3 * PAGE_SIZE, 2 * PAGE_SIZE);
+}
+
+/* A huge page is not split under I/O on a part of it, nor is its mapping */
+static void test_split_thp(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[8];
+	struct page *page;
+	unsigned int how;
+	struct op *op;
+
+	fill(test, addr, PMD_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr + 3 * PAGE_SIZE,
+					2 * PAGE_SIZE, NOPIN_FROM_DEVICE, bvec,
+					&vcnt), 0);
+	page = bvec[0].bv_page;
+	for (how = 0; how <= MEMALLOC; how += MEMALLOC) {
+		WRITE_ONCE(nopin_rmap_wait_ms, how ? LONG_WAIT_MS : 2);
+		op = op_mapping(test, op_split_fn, how, addr, 0);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		KUNIT_EXPECT_TRUE(test, maps_huge(addr));
+		check_bvec(test, addr + 3 * PAGE_SIZE, 2 * PAGE_SIZE, bvec,
+			   vcnt);
+	}
+
+	leave_all(test->priv);
+	op = op_mapping(test, op_split_fn, 0, addr, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	KUNIT_EXPECT_FALSE(test, maps_huge(addr));
+	fault_write(test, addr, PMD_SIZE);
+	check_translation(test, addr, 2 * PMD_SIZE, NOPIN_FROM_DEVICE);
+
+	/* the same pages as before */
+	vcnt = 0;
+	KUNIT_ASSERT_EQ(test, translate(test, addr + 3 * PAGE_SIZE,
+					2 * PAGE_SIZE, NOPIN_FROM_DEVICE, bvec,
+					&vcnt), 0);
+	KUNIT_EXPECT_PTR_EQ(test, bvec[0].bv_page, page);
+	leave_all(test->priv);
+}
+
+/* R4: reclaim that splits a page does not wait for I/O on its neighbours */
+static void test_split_beside_io(struct kunit *test)
+{
+	unsigned long addr = map_thp(test);
+	unsigned long other = addr + PMD_SIZE / 2;
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[8];
+	struct op *op;
+
+	fill(test, addr, PMD_SIZE);
+	/* half of the huge page makes room for another mapping */
+	KUNIT_ASSERT_EQ(test, vm_munmap(other, PMD_SIZE / 2), 0);
+	map_fixed(test, other, 4 * PAGE_SIZE);
+	fault_write(test, other, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, other, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+
+	op = op_mapping(test, op_split_fn, MEMALLOC, addr, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	check_bvec(test, other, 4 * PAGE_SIZE, bvec, vcnt);
+	leave_all(test->priv);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	fault_write(test, addr, PMD_SIZE / 2);
+	check_translation(test, addr, PMD_SIZE / 2 + 4 * PAGE_SIZE,
+			  NOPIN_FROM_DEVICE);
+}
+
+/* R15: the mm of a process that exits stays until the I/O on it is done */
+static void test_exit_waits(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE);
+	struct mm_struct *mm = current->mm;
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[4];
+	struct op *op;
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	/* the process is gone, with this reference as its last one */
+	kthread_unuse_mm(mm);
+	op = op_run(test, &(struct op) { .fn = op_mmput_fn, .arg = mm });
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	if (!completion_done(&op->done)) {
+		KUNIT_EXPECT_TRUE(test, page_mapped(bvec[0].bv_page));
+		leave_all(test->priv);
+	} else {
+		/* the range is gone */
+		((struct fixture *)test->priv)->nr_entered = 0;
+	}
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+}
+
+#define CHURN_PAGES	64
+#define CHURN_ROUNDS	300
+
+/**
+ * struct churn - what the two threads of the churn test share
+ * @addr: memory that does not rest
+ * @len: its length
+ * @stop: enough
+ */
+struct churn {
+	unsigned long	addr;
+	size_t		len;
+	bool		stop;
+};
+
+/* Does to a mapping what can be done to it */
+static int op_churn_fn(struct op *op)
+{
+	struct churn *c = op->arg;
+	struct op sub = { .addr = c->addr };
+	u32 seed = 42;
+	int rounds = 0;
+
+	while (!READ_ONCE(c->stop)) {
+		unsigned long addr;
+		size_t len;
+
+		seed = next_pseudo_random32(seed);
+		addr = c->addr + (seed >> 8) % CHURN_PAGES * PAGE_SIZE;
+		len = min_t(size_t, ((seed >> 16) % 16 + 1) * PAGE_SIZE,
+			    c->addr + CHURN_PAGES * PAGE_SIZE - addr);
+		sub.addr = addr;
+
+		switch ((seed >> 24) % 8) {
+		case 0:
+		case 1:
+		case 2:
+			do_madvise(current->mm, addr, len, MADV_DONTNEED);
+			break;
+		case 3:
+			protect(addr, len, PROT_READ);
+			protect(addr, len, PROT_READ | PROT_WRITE);
+			break;
+		case 4:
+			op_migrate_fn(&sub);
+			break;
+		case 5:
+			op_split_fn(&sub);
+			break;
+		case 6:
+			do_madvise(current->mm, addr, len, MADV_FREE);
+			break;
+		case 7:
+			do_madvise(current->mm, c->addr, c->len,
+				   MADV_COLLAPSE);
+			break;
+		}
+		rounds++;
+		cond_resched();
+	}
+	return rounds;
+}
+
+/* R1: the process sees what the device wrote, as long as a page is entered */
+static void test_churn(struct kunit *test)
+{
+	unsigned int served = 0, refused = 0, bad = 0, i;
+	struct bio_vec bvec[4];
+	enum nopin_dir dir;
+	struct churn *c;
+	struct op *op;
+	u32 seed = 7;
+
+	c = kunit_kzalloc(test, sizeof(*c), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, c);
+	c->len = PMD_SIZE;
+	c->addr = ALIGN(map_anon(test, 2 * PMD_SIZE), PMD_SIZE);
+	fault_write(test, c->addr, c->len);
+	WRITE_ONCE(nopin_rmap_wait_ms, 5);
+	op = op_run(test, &(struct op) {
+		.fn	= op_churn_fn,
+		.mm	= current->mm,
+		.arg	= c,
+	});
+
+	for (i = 0; i < CHURN_ROUNDS; i++) {
+		unsigned long addr, cpu, *dev;
+		unsigned short vcnt = 0;
+
+		seed = next_pseudo_random32(seed);
+		dir = seed >> 31;
+		addr = c->addr + (seed >> 8) % CHURN_PAGES * PAGE_SIZE +
+		       (seed >> 16) % 32 * sizeof(cpu);
+
+		/* the mapping may be read-only for the moment */
+		if (fault_in_safe_writeable((char __user *)addr, sizeof(cpu)) ||
+		    translate(test, addr, sizeof(cpu), dir, bvec, &vcnt)) {
+			refused++;
+			cond_resched();
+			continue;
+		}
+		served++;
+		dev = kmap_local_page(bvec[0].bv_page +
+				      bvec[0].bv_offset / PAGE_SIZE) +
+		      bvec[0].bv_offset % PAGE_SIZE;
+		if (dir == NOPIN_FROM_DEVICE)
+			WRITE_ONCE(*dev, seed);
+		if (!(seed & 0x700))
+			usleep_range(50, 200);
+		if (copy_from_user_nofault(&cpu, (void __user *)addr,
+					   sizeof(cpu)) ||
+		    cpu != READ_ONCE(*dev))
+			bad++;
+		kunmap_local(dev);
+		leave_all(test->priv);
+		cond_resched();
+	}
+	WRITE_ONCE(c->stop, true);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, bad, 0);
+	KUNIT_EXPECT_GT(test, served, 0);
+	kunit_info(test, "served %u, refused %u, %d changes\n", served, refused,
+		   op->ret);
+}
+
+static struct kunit_case mapping_cases[] = {
+	KUNIT_CASE_PARAM(test_change_waits, change_gen_params),
+	KUNIT_CASE(test_mkclean_waits),
+	KUNIT_CASE(test_migration),
+	KUNIT_CASE(test_migration_thp),
+	KUNIT_CASE(test_split_thp),
+	KUNIT_CASE(test_split_beside_io),
+	KUNIT_CASE(test_exit_waits),
+	KUNIT_CASE(test_churn),
+	{}
+};
+
+static struct kunit_suite mapping_suite = {
+	.name		= "nopin-mapping",
+	.init		= fixture_init,
+	.exit		= fixture_exit,
+	.test_cases	= mapping_cases,
+};
+
+kunit_test_suites(&protocol_suite, &walk_suite, &mapping_suite);
+
+MODULE_DESCRIPTION("KUnit tests of direct I/O without page pins");
+MODULE_LICENSE("GPL");

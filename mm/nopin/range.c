@@ -1,0 +1,675 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The protocol between I/O that uses user pages and invalidations of them.
+ *
+ * I/O side				Invalidation side
+ *
+ * nopin_enter():			nopin_invalidate():
+ *   count += 1 unless CLOSED		  set CLOSED
+ * nopin_walk():			  wait for count == 0
+ *   read the PTE			the caller changes the PTE
+ * device works on the page		mmu_notifier_invalidate_range_end()
+ * nopin_exit():
+ *   count -= 1, wake the waiter	nopin_open(), from a later nopin_enter():
+ *					  clear CLOSED unless still invalidating
+ *
+ * CLOSED and the count are parts of the same atomic, so one of the two comes
+ * second and sees the other: either the I/O finds the page closed and stays
+ * out, or the invalidation finds it in use and waits. Hence the invariant:
+ *
+ *   While a page is entered, the PTE that the bio relies on is not cleared,
+ *   downgraded or cleaned.
+ *
+ * The page can thus neither be freed nor change places, and no reference to it
+ * is needed. There is no other use of a page by a bio than between the two
+ * calls, see block/bio-nopin.c.
+ *
+ * Who may reopen a page: nobody while any invalidation that covers it is
+ * between start and end, or else a bio would rely on a PTE that is about to
+ * change. mmu_interval_read_begin() and mmu_interval_read_retry(), the latter
+ * under the range lock, tell. Pages start out closed, because an invalidation
+ * that began before the range was registered is not reported to it.
+ */
+
+#include <linux/atomic.h>
+#include <linux/bitops.h>
+#include <linux/delay.h>
+#include <linux/init.h>
+#include <linux/lockdep.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/nopin.h>
+#include <linux/nopin_break.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "nopin.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/nopin.h>
+
+/* Slightly over a power of two, which kmalloc() would nearly double */
+static struct kmem_cache *nopin_chunk_cache;
+
+/* How long an invalidation that can be refused waits for I/O */
+unsigned int nopin_rmap_wait_ms = 100;
+
+#ifdef CONFIG_LOCKDEP
+/*
+ * "Acquired" while a task has entered pages for a bio that it has not
+ * submitted yet, and by whoever waits for I/O. So lockdep reports any lock or
+ * wait in between that an invalidation might need to make progress.
+ */
+static struct lockdep_map nopin_window_map =
+	STATIC_LOCKDEP_MAP_INIT("nopin_window", &nopin_window_map);
+
+static bool nopin_map_held(struct lockdep_map *map)
+{
+	return lock_is_held(map) == LOCK_STATE_HELD;
+}
+
+/**
+ * nopin_window_begin - the current task is about to enter pages for a bio
+ *
+ * Context: Process context. Ends with nopin_window_end().
+ */
+void nopin_window_begin(void)
+{
+	lock_map_acquire(&nopin_window_map);
+}
+
+/**
+ * nopin_window_end - the bio was submitted, ended or given up
+ *
+ * Context: Any; a bio that ends while it is being submitted comes here twice,
+ * one that ends in interrupt context has nothing to do with the task.
+ */
+void nopin_window_end(void)
+{
+	if (in_task() && nopin_map_held(&nopin_window_map))
+		lock_map_release(&nopin_window_map);
+}
+
+/*
+ * mmu_notifier_invalidate_range_start() tells lockdep that any allocation may
+ * get there. That is not true of waiting for I/O: allocations come from
+ * PF_MEMALLOC context, which never waits, see nopin_patience(). So step out of
+ * that map for the moment; otherwise an allocation in submit_bio() would look
+ * like a deadlock.
+ */
+static void nopin_window_wait(void)
+{
+	struct lockdep_map *start = &__mmu_notifier_invalidate_range_start_map;
+	bool held = nopin_map_held(start);
+
+	if (held)
+		lock_map_release(start);
+	lock_map_acquire(&nopin_window_map);
+	lock_map_release(&nopin_window_map);
+	if (held)
+		lock_map_acquire(start);
+}
+#else
+void nopin_window_begin(void) { }
+void nopin_window_end(void) { }
+static void nopin_window_wait(void) { }
+#endif
+
+static struct nopin_chunk *nopin_chunk(const struct nopin_range *range,
+				       unsigned int page)
+{
+	/* Pairs with the cmpxchg_release() in nopin_chunk_alloc() */
+	return smp_load_acquire(&range->chunk[page / NOPIN_CHUNK_PAGES]);
+}
+
+static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
+{
+	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
+	struct nopin_chunk *chunk;
+	unsigned int dir, i;
+
+	chunk = kmem_cache_zalloc(nopin_chunk_cache, GFP_KERNEL);
+	if (!chunk)
+		return -ENOMEM;
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
+			atomic64_set(&chunk->word[dir][i], NOPIN_CLOSED);
+
+	/* Pairs with the smp_load_acquire() in nopin_chunk() */
+	if (cmpxchg_release(slot, NULL, chunk))
+		kmem_cache_free(nopin_chunk_cache, chunk); /* lost a race */
+	return 0;
+}
+
+static unsigned int nopin_next_chunk(unsigned int page)
+{
+	return round_down(page, NOPIN_CHUNK_PAGES) + NOPIN_CHUNK_PAGES;
+}
+
+static atomic64_t *nopin_word(struct nopin_chunk *chunk, unsigned int page,
+			      enum nopin_dir dir)
+{
+	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
+				 NOPIN_PAGES_PER_WORD];
+}
+
+/**
+ * nopin_enter - keep the mappings of some pages as they are
+ * @range: range of the pages
+ * @first: index of the first page in @range
+ * @nr: number of pages, at least 1
+ * @dir: what a device is going to do with them
+ *
+ * Once entered, a page's PTE can be relied on until nopin_exit(), provided it
+ * is read after this call. That holds for PTEs that permit @dir: those of
+ * pages that a device writes must be writable and dirty.
+ *
+ * Context: Any context in which @range cannot go away: that of a task that
+ * uses the mm. Does not sleep. Between this call and the submission of the I/O
+ * the caller must not wait for anything that may wait for an invalidation.
+ *
+ * Return: 0, or with nothing entered -EAGAIN if a page is closed (see
+ * nopin_open()) or -EBUSY if a page's count is full.
+ */
+int nopin_enter(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int page = first, end = first + nr;
+	s64 old, new;
+
+	do {
+		struct nopin_chunk *chunk = nopin_chunk(range, page);
+		unsigned int stop = min(end, nopin_next_chunk(page));
+		atomic64_t *word;
+
+		if (unlikely(!chunk)) {
+			old = NOPIN_CLOSED;
+			goto undo;
+		}
+		word = nopin_word(chunk, page, dir);
+		do {
+			u64 mask = nopin_bytes(page, stop);
+
+			old = atomic64_read(word);
+			do {
+				new = old + (mask & NOPIN_ONES);
+				/* closed, or a count about to spill over */
+				if (unlikely((old | new) & mask & NOPIN_CLOSED)) {
+					old &= mask;
+					if (!nopin_broken(OVERFLOW) ||
+					    (old & NOPIN_CLOSED))
+						goto undo;
+				}
+				/*
+				 * A full barrier, between the count and the
+				 * PTE that the caller reads. Pairs with the
+				 * one in nopin_close().
+				 */
+			} while (!atomic64_try_cmpxchg(word, &old, new));
+			word++;
+			page = nopin_next_word(page);
+		} while (page < stop);
+	} while (page < end);
+	return 0;
+
+undo:
+	if (page != first)
+		nopin_exit(range, first, page - first, dir);
+	return old & NOPIN_CLOSED ? -EAGAIN : -EBUSY;
+}
+
+/**
+ * nopin_exit - the I/O no longer uses the pages
+ * @range: as for nopin_enter()
+ * @first: as for nopin_enter()
+ * @nr: as for nopin_enter()
+ * @dir: as for nopin_enter()
+ *
+ * Context: Any, hard interrupts included. @range may be freed by whoever waits
+ * for the last exit, so callers must not touch it again.
+ */
+void nopin_exit(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int page = first, end = first + nr;
+	u64 closed = 0;
+
+	/*
+	 * From the last subtraction on, an invalidation may find the pages
+	 * idle and the range may be destroyed, before we look for somebody to
+	 * wake. Pairs with the call_rcu() in nopin_range_destroy().
+	 */
+	rcu_read_lock();
+	do {
+		unsigned int stop = min(end, nopin_next_chunk(page));
+		atomic64_t *word = nopin_word(nopin_chunk(range, page), page,
+					      dir);
+
+		do {
+			u64 mask = nopin_bytes(page, stop);
+
+			/*
+			 * A full barrier: what was done to the page comes
+			 * before its count drops, and the test for waiters
+			 * after. Pairs with the set_current_state() in the
+			 * wait_event() of nopin_drain().
+			 */
+			closed |= mask & atomic64_sub_return(mask & NOPIN_ONES,
+							     word);
+			word++;
+			page = nopin_next_word(page);
+		} while (page < stop);
+	} while (page < end);
+
+	if (unlikely(closed & NOPIN_CLOSED)) {
+		if (nopin_broken(FREE))
+			mdelay(20);
+		/* The subtraction above is the barrier this needs */
+		if (waitqueue_active(&range->wait))
+			wake_up_all(&range->wait);
+	}
+	rcu_read_unlock();
+}
+
+/**
+ * nopin_open - let I/O enter pages again
+ * @range: range of the pages
+ * @first: index of the first page in @range
+ * @nr: number of pages
+ * @dir: direction to open
+ * @nowait: do not wait for an invalidation to end
+ *
+ * Opens the pages unless an invalidation is going on, for which it waits. All
+ * invalidations of the mm may be waited for, and they wait for I/O: the caller
+ * must have entered nothing.
+ *
+ * Context: Process context, may sleep. Even with @nowait it may allocate
+ * memory.
+ *
+ * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going
+ * on; -ENOMEM. The pages may be closed again by the time this returns 0.
+ */
+int nopin_open(struct nopin_range *range, unsigned int first,
+	       unsigned int nr, enum nopin_dir dir, bool nowait)
+{
+	unsigned int page, end = first + nr;
+	unsigned long seq;
+	int ret = 0;
+
+	/* This would wait for ourselves */
+	nopin_window_wait();
+
+	for (page = first; page < end; page = nopin_next_chunk(page)) {
+		if (!nopin_chunk(range, page))
+			ret = nopin_chunk_alloc(range, page);
+		if (ret)
+			return ret;
+	}
+
+	if (nowait) {
+		if (!mmu_interval_read_trybegin(&range->notifier, &seq))
+			return -EAGAIN;
+	} else if (nopin_broken(REOPEN)) {
+		seq = READ_ONCE(range->notifier.invalidate_seq);
+	} else {
+		seq = mmu_interval_read_begin(&range->notifier);
+	}
+
+	/* Serializes with mmu_interval_set_seq() in nopin_invalidate() */
+	spin_lock(&range->lock);
+	if (mmu_interval_read_retry(&range->notifier, seq))
+		ret = -EAGAIN;
+	for (page = first; !ret && page < end; page = nopin_next_word(page)) {
+		struct nopin_chunk *chunk = nopin_chunk(range, page);
+		unsigned int i = page % NOPIN_CHUNK_PAGES /
+				 NOPIN_PAGES_PER_WORD;
+
+		/* Whole words: no invalidation covers any of the range */
+		atomic64_andnot(NOPIN_CLOSED, &chunk->word[dir][i]);
+		WRITE_ONCE(chunk->used[dir], chunk->used[dir] | BIT_ULL(i));
+	}
+	spin_unlock(&range->lock);
+
+	trace_nopin_open(range->start + ((unsigned long)first << PAGE_SHIFT),
+			 nr, dir, ret);
+	return ret;
+}
+
+/*
+ * The pages from *@page to @end that the I/O of one direction has used: the
+ * word of the first one and the bytes in it, with *@page moved on behind them.
+ * NULL when there are no more.
+ */
+static atomic64_t *nopin_next_used(struct nopin_range *range,
+				   unsigned int *page, unsigned int end,
+				   enum nopin_dir dir, u64 *mask,
+				   struct nopin_chunk **chunkp)
+{
+	while (*page < end) {
+		unsigned int stop = min(end, nopin_next_chunk(*page));
+		struct nopin_chunk *chunk = nopin_chunk(range, *page);
+		unsigned int i = *page % NOPIN_CHUNK_PAGES /
+				 NOPIN_PAGES_PER_WORD;
+		u64 used = chunk ? READ_ONCE(chunk->used[dir]) >> i : 0;
+		atomic64_t *word;
+
+		if (used && __ffs64(used))
+			*page = round_down(*page, NOPIN_PAGES_PER_WORD) +
+				__ffs64(used) * NOPIN_PAGES_PER_WORD;
+		if (!used || *page >= stop) {
+			*page = stop;
+			continue;
+		}
+
+		*mask = nopin_bytes(*page, stop);
+		word = nopin_word(chunk, *page, dir);
+		*page = nopin_next_word(*page);
+		*chunkp = chunk;
+		return word;
+	}
+	return NULL;
+}
+
+static bool nopin_busy(struct nopin_range *range, unsigned int first,
+		       unsigned int end, unsigned int dirs)
+{
+	struct nopin_chunk *chunk;
+	atomic64_t *word;
+	unsigned int dir;
+	u64 mask;
+
+	for (dir = 0; dir < dirs; dir++) {
+		unsigned int page = first;
+
+		while ((word = nopin_next_used(range, &page, end, dir, &mask,
+					       &chunk)))
+			if (atomic64_read(word) & mask & NOPIN_COUNTS)
+				return true;
+	}
+	return false;
+}
+
+/*
+ * Close the pages; with @only_idle stop at the first one that is in use.
+ * Returns whether any is.
+ */
+static bool nopin_close(struct nopin_range *range, unsigned int first,
+			unsigned int end, unsigned int dirs, bool only_idle)
+{
+	bool busy = false, closed = false;
+	struct nopin_chunk *chunk;
+	atomic64_t *word;
+	unsigned int dir;
+	u64 mask;
+
+	lockdep_assert_held(&range->lock);
+
+	for (dir = 0; dir < dirs; dir++) {
+		unsigned int page = first;
+
+		while ((word = nopin_next_used(range, &page, end, dir, &mask,
+					       &chunk))) {
+			s64 old = atomic64_read(word), new;
+
+			/*
+			 * A full barrier, between CLOSED and the PTE that the
+			 * caller of the notifier changes. Pairs with the one
+			 * in nopin_enter().
+			 */
+			do {
+				new = old | (mask & NOPIN_CLOSED);
+				if (only_idle && (old & mask & NOPIN_COUNTS))
+					return true;
+			} while (!atomic64_try_cmpxchg(word, &old, new));
+
+			closed |= old != new;
+			busy |= old & mask & NOPIN_COUNTS;
+			if (new == NOPIN_CLOSED)
+				WRITE_ONCE(chunk->used[dir], chunk->used[dir] &
+					~BIT_ULL(word - chunk->word[dir]));
+		}
+	}
+
+	if (closed)
+		count_vm_event(NOPIN_INVALIDATE);
+	return busy;
+}
+
+/*
+ * Wait until the pages, which are closed, are idle. They cannot be entered
+ * again in the meantime, so each needs to be found idle only once.
+ */
+static bool nopin_drain(struct nopin_range *range, unsigned int first,
+			unsigned int end, unsigned int dirs, long timeout)
+{
+	struct nopin_chunk *chunk;
+	atomic64_t *word;
+	unsigned int dir;
+	u64 mask;
+
+	for (dir = 0; dir < dirs; dir++) {
+		unsigned int page = first;
+
+		while ((word = nopin_next_used(range, &page, end, dir, &mask,
+					       &chunk))) {
+			mask &= NOPIN_COUNTS;
+			/*
+			 * Woken by nopin_exit(). Acquire: what the I/O did to
+			 * the page comes before what the caller does to it.
+			 */
+			timeout = wait_event_timeout(range->wait,
+						     !(atomic64_read_acquire(word) & mask),
+						     timeout);
+			if (!timeout)
+				return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * Who waits for I/O, and how long: the one place that decides. Returns a
+ * timeout in jiffies; 0 means to refuse.
+ */
+static long nopin_patience(const struct mmu_notifier_range *mn)
+{
+	if (nopin_broken(WAIT))
+		return 0;
+	/* The OOM reaper */
+	if (!mmu_notifier_range_blockable(mn))
+		return 0;
+	/*
+	 * Unmap, mprotect, fork, truncate and others that must not fail: what
+	 * they ask for has to happen, and the I/O ends by itself.
+	 */
+	if (!(mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE))
+		return MAX_SCHEDULE_TIMEOUT;
+	/*
+	 * Reclaim and compaction on behalf of an allocation. Drivers allocate
+	 * GFP_NOIO memory to complete the very I/O that we would wait for.
+	 */
+	if ((current->flags & PF_MEMALLOC) && !nopin_broken(MEMALLOC))
+		return 0;
+	/* Migration and the like: worth some patience, not any amount */
+	return msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms));
+}
+
+/*
+ * Directions whose I/O the change would disturb. A page that becomes read-only
+ * or clean but stays where it is can still be read by a device. Not so for
+ * MMU_NOTIFY_PROTECTION_VMA, during which hugetlb may unshare page tables,
+ * which takes the mapping away.
+ */
+static unsigned int nopin_dirs(const struct mmu_notifier_range *mn)
+{
+	BUILD_BUG_ON(NOPIN_FROM_DEVICE != 0);
+
+	if (mn->event == MMU_NOTIFY_PROTECTION_PAGE ||
+	    mn->event == MMU_NOTIFY_SOFT_DIRTY)
+		return NOPIN_FROM_DEVICE + 1;
+	return NOPIN_NR_DIRS;
+}
+
+/**
+ * nopin_invalidate - close pages and wait for the I/O on them
+ * @notifier: that of the range
+ * @mn: what is about to change
+ * @cur_seq: for mmu_interval_set_seq()
+ *
+ * A refusal may leave pages closed, which costs the next I/O on them a call of
+ * nopin_open(). Without having waited, it leaves none closed that is in use.
+ *
+ * Return: whether the mapping may be changed. False is returned only if @mn is
+ * not blockable or can be refused.
+ */
+bool nopin_invalidate(struct mmu_interval_notifier *notifier,
+		      const struct mmu_notifier_range *mn,
+		      unsigned long cur_seq)
+{
+	struct nopin_range *range = container_of(notifier, struct nopin_range,
+						 notifier);
+	unsigned long start = max(mn->start, range->start);
+	unsigned long last = min(mn->end - 1, notifier->interval_tree.last);
+	unsigned int first = nopin_index(range, start);
+	unsigned int end = nopin_index(range, last) + 1;
+	unsigned int dirs = nopin_dirs(mn);
+	long patience = nopin_patience(mn);
+	ktime_t since;
+	bool busy;
+
+	if (patience)
+		nopin_window_wait();
+
+	spin_lock(&range->lock);
+	if (!patience && nopin_busy(range, first, end, dirs)) {
+		spin_unlock(&range->lock);
+		goto refuse;
+	}
+	mmu_interval_set_seq(notifier, cur_seq);
+	busy = nopin_close(range, first, end, dirs, !patience);
+	spin_unlock(&range->lock);
+
+	if (!busy)
+		return true;
+	if (!patience)
+		goto refuse;
+	if (mn->event == MMU_NOTIFY_RELEASE && nopin_broken(RELEASE))
+		return true;
+
+	count_vm_event(NOPIN_WAIT);
+	since = ktime_get();
+	busy = !nopin_drain(range, first, end, dirs, patience);
+	trace_nopin_wait(mn, ktime_us_delta(ktime_get(), since), busy);
+	if (!busy)
+		return true;
+refuse:
+	if (nopin_broken(WAIT))
+		return true;
+	count_vm_event(NOPIN_REFUSE);
+	trace_nopin_refuse(mn);
+	return false;
+}
+
+static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
+	.invalidate	= nopin_invalidate,
+};
+
+/**
+ * nopin_index - index of an address in a range
+ * @range: the range
+ * @addr: user address within @range
+ *
+ * Return: the index of the page, for nopin_enter() and others.
+ */
+unsigned int nopin_index(const struct nopin_range *range, unsigned long addr)
+{
+	return (addr - range->start) >> PAGE_SHIFT;
+}
+
+/**
+ * nopin_len - how far a range reaches beyond an address
+ * @range: the range
+ * @addr: user address within @range
+ *
+ * Return: the number of bytes from @addr to the end of @range.
+ */
+size_t nopin_len(const struct nopin_range *range, unsigned long addr)
+{
+	return range->start + ((size_t)range->nr_pages << PAGE_SHIFT) - addr;
+}
+
+/**
+ * nopin_range_create - watch a range of user memory
+ * @mm: the mm
+ * @start: first address, page aligned
+ * @nr_pages: length
+ *
+ * Context: Process context, with the mm in use; takes the mmap_lock for
+ * writing if @mm has no interval notifier yet.
+ *
+ * Return: the range, all of its pages closed, or an ERR_PTR(): -ENOMEM, -EINTR
+ * on a signal, -EOVERFLOW if the range wraps.
+ */
+struct nopin_range *nopin_range_create(struct mm_struct *mm,
+				       unsigned long start,
+				       unsigned int nr_pages)
+{
+	unsigned int nr = DIV_ROUND_UP(nr_pages, NOPIN_CHUNK_PAGES);
+	struct nopin_range *range;
+	int ret;
+
+	range = kvzalloc(struct_size(range, chunk, nr), GFP_KERNEL_ACCOUNT);
+	if (!range)
+		return ERR_PTR(-ENOMEM);
+	spin_lock_init(&range->lock);
+	init_waitqueue_head(&range->wait);
+	range->start = start;
+	range->nr_pages = nr_pages;
+
+	ret = mmu_interval_notifier_insert(&range->notifier, mm, start,
+					   (unsigned long)nr_pages << PAGE_SHIFT,
+					   &nopin_notifier_ops);
+	if (ret) {
+		kvfree(range);
+		return ERR_PTR(ret);
+	}
+	return range;
+}
+
+static void nopin_range_free(struct rcu_head *rcu)
+{
+	struct nopin_range *range = container_of(rcu, struct nopin_range, rcu);
+	unsigned int i;
+
+	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++)
+		if (range->chunk[i])
+			kmem_cache_free(nopin_chunk_cache, range->chunk[i]);
+	kvfree(range);
+}
+
+/**
+ * nopin_range_destroy - stop watching a range
+ * @range: the range
+ *
+ * Nobody may use @range for new I/O, and all earlier I/O must have called
+ * nopin_exit(), as far as an invalidation can tell: the calls themselves may
+ * still be on their way out.
+ *
+ * Context: Process context, may sleep.
+ */
+void nopin_range_destroy(struct nopin_range *range)
+{
+	mmu_interval_notifier_remove(&range->notifier);
+	/* Pairs with the rcu_read_lock() in nopin_exit() */
+	if (nopin_broken(FREE))
+		nopin_range_free(&range->rcu);
+	else
+		call_rcu(&range->rcu, nopin_range_free);
+}
+
+/* Before the first I/O */
+void __init nopin_range_init(void)
+{
+	nopin_chunk_cache = KMEM_CACHE(nopin_chunk, SLAB_ACCOUNT | SLAB_PANIC);
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Switches and counters in /sys/kernel/mm/nopin/, and the boot parameter.
+ */
+
+#include <linux/debugfs.h>
+#include <linux/init.h>
+#include <linux/kobject.h>
+#include <linux/kstrtox.h>
+#include <linux/mm.h>
+#include <linux/nopin.h>
+#include <linux/nopin_break.h>
+#include <linux/percpu.h>
+#include <linux/printk.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+#include <trace/events/nopin.h>
+
+#include "nopin.h"
+
+DEFINE_STATIC_KEY_FALSE(nopin_direct_io_key);
+
+static bool nopin_boot __initdata = true;
+
+static int __init nopin_setup(char *str)
+{
+	if (kstrtobool(str, &nopin_boot))
+		pr_warn("nopin=%s: expected on or off\n", str);
+	return 1;
+}
+__setup("nopin=", nopin_setup);
+
+static ssize_t direct_io_show(struct kobject *kobj, struct kobj_attribute *attr,
+			      char *buf)
+{
+	return sysfs_emit(buf, "%s\n",
+			  static_key_enabled(&nopin_direct_io_key) ?
+			  "pin [nopin]" : "[pin] nopin");
+}
+
+static ssize_t direct_io_store(struct kobject *kobj,
+			       struct kobj_attribute *attr, const char *buf,
+			       size_t count)
+{
+	/* I/O in flight ends the way it began */
+	if (sysfs_streq(buf, "nopin"))
+		static_branch_enable(&nopin_direct_io_key);
+	else if (sysfs_streq(buf, "pin"))
+		static_branch_disable(&nopin_direct_io_key);
+	else
+		return -EINVAL;
+	return count;
+}
+
+static struct kobj_attribute direct_io_attr = __ATTR_RW(direct_io);
+
+static ssize_t rmap_wait_ms_show(struct kobject *kobj,
+				 struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(nopin_rmap_wait_ms));
+}
+
+static ssize_t rmap_wait_ms_store(struct kobject *kobj,
+				  struct kobj_attribute *attr, const char *buf,
+				  size_t count)
+{
+	unsigned int ms;
+	int ret;
+
+	ret = kstrtouint(buf, 10, &ms);
+	if (ret)
+		return ret;
+	if (ms > NOPIN_RMAP_WAIT_MAX)
+		return -EINVAL;
+	WRITE_ONCE(nopin_rmap_wait_ms, ms);
+	return count;
+}
+
+static struct kobj_attribute rmap_wait_ms_attr = __ATTR_RW(rmap_wait_ms);
+
+static struct attribute *nopin_attrs[] = {
+	&direct_io_attr.attr,
+	&rmap_wait_ms_attr.attr,
+	NULL
+};
+
+static const struct attribute_group nopin_group = {
+	.attrs = nopin_attrs,
+};
+
+static DEFINE_PER_CPU(unsigned long [NOPIN_NR_FALLBACKS], nopin_fallbacks);
+
+/**
+ * nopin_count_fallback - a bio had to be pinned
+ * @cause: why
+ *
+ * Context: Any.
+ */
+void nopin_count_fallback(enum nopin_fallback cause)
+{
+	count_vm_event(NOPIN_FALLBACK);
+	this_cpu_inc(nopin_fallbacks[cause]);
+	trace_nopin_fallback(cause);
+}
+
+struct nopin_fallback_attr {
+	struct kobj_attribute	attr;
+	enum nopin_fallback	cause;
+};
+
+static ssize_t fallback_show(struct kobject *kobj, struct kobj_attribute *attr,
+			     char *buf)
+{
+	struct nopin_fallback_attr *fb =
+		container_of(attr, struct nopin_fallback_attr, attr);
+	unsigned long sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += per_cpu(nopin_fallbacks, cpu)[fb->cause];
+	return sysfs_emit(buf, "%lu\n", sum);
+}
+
+#define NOPIN_FALLBACK_ATTR(_name, _cause)				\
+	static struct nopin_fallback_attr fallback_##_name = {		\
+		.attr = __ATTR(_name, 0444, fallback_show, NULL),	\
+		.cause = NOPIN_FALLBACK_##_cause,			\
+	}
+
+NOPIN_FALLBACK_ATTR(polled, POLLED);
+NOPIN_FALLBACK_ATTR(device, DEVICE);
+NOPIN_FALLBACK_ATTR(fs, FS);
+NOPIN_FALLBACK_ATTR(nomem, NOMEM);
+NOPIN_FALLBACK_ATTR(invalid, INVALID);
+NOPIN_FALLBACK_ATTR(special, SPECIAL);
+NOPIN_FALLBACK_ATTR(busy, BUSY);
+NOPIN_FALLBACK_ATTR(extents, EXTENTS);
+NOPIN_FALLBACK_ATTR(nowait, NOWAIT);
+NOPIN_FALLBACK_ATTR(race, RACE);
+
+static struct attribute *nopin_fallback_attrs[] = {
+	&fallback_polled.attr.attr,
+	&fallback_device.attr.attr,
+	&fallback_fs.attr.attr,
+	&fallback_nomem.attr.attr,
+	&fallback_invalid.attr.attr,
+	&fallback_special.attr.attr,
+	&fallback_busy.attr.attr,
+	&fallback_extents.attr.attr,
+	&fallback_nowait.attr.attr,
+	&fallback_race.attr.attr,
+	NULL
+};
+
+static const struct attribute_group nopin_fallback_group = {
+	.name = "fallback",
+	.attrs = nopin_fallback_attrs,
+};
+
+static const struct attribute_group *nopin_groups[] = {
+	&nopin_group,
+	&nopin_fallback_group,
+	NULL
+};
+
+#ifdef CONFIG_NOPIN_BREAK
+bool nopin_broken_rules[NOPIN_NR_BREAKS];
+
+static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
+	[NOPIN_BREAK_WAIT]		= "wait",
+	[NOPIN_BREAK_RELEASE]		= "release",
+	[NOPIN_BREAK_EARLY_EXIT]	= "early_exit",
+	[NOPIN_BREAK_LATE_EXIT]		= "late_exit",
+	[NOPIN_BREAK_FLUSH]		= "flush",
+	[NOPIN_BREAK_BLOCK]		= "block",
+	[NOPIN_BREAK_MEMALLOC]		= "memalloc",
+	[NOPIN_BREAK_POLLED]		= "polled",
+	[NOPIN_BREAK_DEVICE]		= "device",
+	[NOPIN_BREAK_FS]		= "fs",
+	[NOPIN_BREAK_DIRTY]		= "dirty",
+	[NOPIN_BREAK_IRQS]		= "irqs",
+	[NOPIN_BREAK_SPECIAL]		= "special",
+	[NOPIN_BREAK_FREE]		= "free",
+	[NOPIN_BREAK_REOPEN]		= "reopen",
+	[NOPIN_BREAK_OVERFLOW]		= "overflow",
+};
+
+/* Some rules concern tests that run before there is a user space */
+static int __init nopin_break_setup(char *str)
+{
+	int i = match_string(nopin_break_name, NOPIN_NR_BREAKS, str);
+
+	if (i < 0)
+		pr_warn("nopin_break=%s: no such rule\n", str);
+	else
+		nopin_broken_rules[i] = true;
+	return 1;
+}
+__setup("nopin_break=", nopin_break_setup);
+
+static void __init nopin_break_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("nopin", NULL);
+	int i;
+
+	dir = debugfs_create_dir("break", dir);
+	for (i = 0; i < NOPIN_NR_BREAKS; i++)
+		debugfs_create_bool(nopin_break_name[i], 0600, dir,
+				    &nopin_broken_rules[i]);
+}
+#else
+static void __init nopin_break_init(void) { }
+#endif
+
+static int __init nopin_init(void)
+{
+	struct kobject *kobj;
+	int ret;
+
+	nopin_range_init();
+	if (nopin_boot)
+		static_branch_enable(&nopin_direct_io_key);
+	nopin_break_init();
+
+	kobj = kobject_create_and_add("nopin", mm_kobj);
+	if (!kobj)
+		return -ENOMEM;
+	ret = sysfs_create_groups(kobj, nopin_groups);
+	if (ret)
+		kobject_put(kobj);
+	return ret;
+}
+subsys_initcall(nopin_init);
