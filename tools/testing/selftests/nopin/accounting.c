@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the counters say. In nopin mode an I/O takes no pin, and is one of
+ * nopin_bio; in pin mode it is the other way round. What must be pinned in either
+ * mode (R6, R7, R8) is counted under its cause, and works.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define NR	40
+#define SEED	41
+
+struct counts {
+	unsigned long bio, fallback, acquired, released, cause, others;
+};
+
+static void count(struct counts *c, const char *cause)
+{
+	c->bio = vmstat("nopin_bio");
+	c->fallback = vmstat("nopin_fallback");
+	c->acquired = vmstat("nr_foll_pin_acquired");
+	c->released = vmstat("nr_foll_pin_released");
+	c->cause = cause ? fallback(cause) : 0;
+	c->others = fallback_but(cause);
+}
+
+static void count_since(struct counts *c, const char *cause)
+{
+	struct counts now;
+
+	count(&now, cause);
+	c->bio = now.bio - c->bio;
+	c->fallback = now.fallback - c->fallback;
+	c->acquired = now.acquired - c->acquired;
+	c->released = now.released - c->released;
+	c->cause = now.cause - c->cause;
+	c->others = now.others - c->others;
+}
+
+/*
+ * @nr I/Os in both directions of @len each, from and to @buf; the data is checked.
+ * Fails with a message.
+ */
+static int do_io(struct target *t, struct ioq *q, char *buf, size_t len, int nr)
+{
+	for (int i = 0; i < nr; i++) {
+		off_t pos = i % 8 * len;
+		long ret;
+
+		pat_fill(buf, len, SEED + i, pos);
+		ret = ioq_rw(q, t->fd, true, buf, len, pos);
+		if (ret == (long)len) {
+			memset(buf, 0, len);
+			ret = ioq_rw(q, t->fd, false, buf, len, pos);
+		}
+		if (ret != (long)len || pat_check(buf, len, SEED + i, pos) >= 0) {
+			note("I/O %d: %ld", i, ret);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+FIXTURE(pins) {
+	struct target t;
+	struct ioq q;
+	bool ready;
+};
+
+FIXTURE_VARIANT(pins) {
+	const char *env;
+};
+
+FIXTURE_VARIANT_ADD(pins, raw) { .env = "NOPIN_RAW" };
+FIXTURE_VARIANT_ADD(pins, virtio) { .env = "NOPIN_CHURN" };
+FIXTURE_VARIANT_ADD(pins, ext4) { .env = "NOPIN_EXT4" };
+FIXTURE_VARIANT_ADD(pins, xfs) { .env = "NOPIN_XFS" };
+/* A device on top of another that can be used without pins can be so, too */
+FIXTURE_VARIANT_ADD(pins, dm) { .env = "NOPIN_DM" };
+
+FIXTURE_SETUP(pins)
+{
+	NEED(variant->env);
+	ASSERT_EQ(0, target_open(&self->t, variant->env, 8 * MB));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(pins)
+{
+	if (self->ready)
+		target_close(&self->t);
+}
+
+static void check_pins(struct __test_metadata *_metadata, struct counts *c,
+		       unsigned long bios, const char *what)
+{
+	EXPECT_EQ(c->acquired, c->released) TH_LOG("%s", what);
+	EXPECT_EQ(0, c->fallback) TH_LOG("%s", what);
+	if (mode_get() == MODE_NOPIN) {
+		EXPECT_EQ(0, c->acquired) TH_LOG("%s", what);
+		EXPECT_EQ(bios, c->bio) TH_LOG("%s", what);
+	} else {
+		EXPECT_LT(0, c->acquired) TH_LOG("%s", what);
+		EXPECT_EQ(0, c->bio) TH_LOG("%s", what);
+	}
+}
+
+TEST_F_TIMEOUT(pins, engines, 60)
+{
+	struct counts c;
+	struct mem m;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	for (int e = 0; e < NR_ENGINES; e++) {
+		struct ioq q;
+
+		ASSERT_EQ(0, ioq_init(&q, e, 4));
+		count(&c, NULL);
+		EXPECT_EQ(0, do_io(&self->t, &q, m.p, 16 * KB, NR))
+			TH_LOG("%s", engine_name[e]);
+		count_since(&c, NULL);
+		check_pins(_metadata, &c, 2 * NR, engine_name[e]);
+		ioq_exit(&q);
+	}
+	mem_put(&m);
+}
+
+/* All kinds of memory do without; and many pieces make one bio */
+TEST_F_TIMEOUT(pins, memory, 60)
+{
+	struct iovec iov[8];
+	struct counts c;
+	struct mem m;
+	struct ioq q;
+
+	ASSERT_EQ(0, ioq_init(&q, ENG_PVSYNC, 1));
+	for (int k = 0; k < NR_MEM; k++) {
+		if (k == MEM_HUGETLB_1G)
+			continue;
+		ASSERT_EQ(0, mem_get(&m, k, 4 * MB));
+		count(&c, NULL);
+		EXPECT_EQ(0, do_io(&self->t, &q, m.p + 2 * MB - 8 * KB, 16 * KB, 8))
+			TH_LOG("%s", mem_name[k]);
+		count_since(&c, NULL);
+		check_pins(_metadata, &c, 16, mem_name[k]);
+
+		for (int i = 0; i < 8; i++) {
+			iov[i].iov_base = m.p + i * 3 * PAGE;
+			iov[i].iov_len = PAGE;
+		}
+		count(&c, NULL);
+		EXPECT_EQ(8 * PAGE, preadv(self->t.fd, iov, 8, 0));
+		count_since(&c, NULL);
+		check_pins(_metadata, &c, 1, "vector");
+		mem_put(&m);
+	}
+	ioq_exit(&q);
+}
+
+/* Memory that is not there is brought, not pinned */
+TEST_F(pins, absent)
+{
+	struct counts c;
+	struct mem m;
+	struct ioq q;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, ioq_init(&q, ENG_PSYNC, 1));
+	count(&c, NULL);
+	for (int i = 0; i < 8; i++) {
+		ASSERT_EQ(0, madvise(m.p, m.len, MADV_DONTNEED));
+		EXPECT_EQ(m.len, ioq_rw(&q, self->t.fd, false, m.p, m.len, 0));
+	}
+	count_since(&c, NULL);
+	check_pins(_metadata, &c, 8, "absent");
+	mem_put(&m);
+}
+
+/* Large transfers, of more than one bio where pages are scattered */
+TEST_F_TIMEOUT(pins, large, 60)
+{
+	static const enum mem_kind kinds[] = { MEM_ANON, MEM_THP, MEM_HUGETLB };
+	struct counts c;
+	struct mem m;
+	struct ioq q;
+
+	ASSERT_EQ(0, ioq_init(&q, ENG_PSYNC, 1));
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+		ASSERT_EQ(0, mem_get(&m, kinds[k], 4 * MB));
+		count(&c, NULL);
+		EXPECT_EQ(4 * MB, ioq_rw(&q, self->t.fd, false, m.p, 4 * MB, 0));
+		count_since(&c, NULL);
+		EXPECT_EQ(c.acquired, c.released);
+		EXPECT_EQ(0, c.fallback) TH_LOG("%s", mem_name[kinds[k]]);
+		if (mode_get() == MODE_NOPIN) {
+			EXPECT_EQ(0, c.acquired) TH_LOG("%s", mem_name[kinds[k]]);
+			EXPECT_LE(1, c.bio);
+		}
+		mem_put(&m);
+	}
+}
+
+/*
+ * What takes pins in either mode. @nr is the number of I/Os that are counted, or 0
+ * if the file system decides that.
+ */
+static void run_fallback(struct __test_metadata *_metadata, const char *env,
+			 const char *cause, unsigned int setup_flags,
+			 unsigned long nr)
+{
+	struct target t;
+	struct counts c;
+	struct mem m;
+	struct ioq q;
+
+	NEED(env);
+	ASSERT_EQ(0, target_open(&t, env, 8 * MB));
+	ASSERT_EQ(0, ioq_init_flags(&q, ENG_URING, 4, setup_flags));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 16 * KB));
+	count(&c, cause);
+	EXPECT_EQ(0, do_io(&t, &q, m.p, 16 * KB, NR));
+	count_since(&c, cause);
+	EXPECT_EQ(0, c.bio);
+	EXPECT_EQ(0, c.others);
+	EXPECT_LT(0, c.acquired);
+	EXPECT_EQ(c.acquired, c.released);
+	EXPECT_EQ(c.cause, c.fallback);
+	if (mode_get() == MODE_PIN) {
+		EXPECT_EQ(0, c.cause);
+	} else if (nr) {
+		EXPECT_EQ(nr, c.cause);
+	} else {
+		EXPECT_LT(0, c.cause);
+	}
+	mem_put(&m);
+	ioq_exit(&q);
+	target_close(&t);
+}
+
+TEST(loop)
+{
+	run_fallback(_metadata, "NOPIN_LOOP", "device", 0, 2 * NR);
+}
+
+TEST(zram)
+{
+	run_fallback(_metadata, "NOPIN_ZRAM", "device", 0, 2 * NR);
+}
+
+/* Writes of files with checksums are buffered */
+TEST(btrfs)
+{
+	run_fallback(_metadata, "NOPIN_BTRFS", "fs", 0, 0);
+}
+
+TEST(polled)
+{
+	run_fallback(_metadata, "NOPIN_POLL", "polled", IORING_SETUP_IOPOLL,
+		     2 * NR);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Everything at once: threads that do I/O and compare every byte, while others do
+ * to the buffers all that may be done to memory, and while memory is freed with
+ * I/O in flight for the rest to get hold of. With the wait for I/O left out of the
+ * invalidations, this finds wrong bytes in seconds (R1, R13).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+#define BLOCK		(8 * KB)	/* on the disk */
+#define NR_BLOCKS	64		/* of each worker */
+#define SLOT		(16 * KB)	/* in memory, a block anywhere inside */
+#define BATCH		16
+#define VICTIM		(512 * KB)
+#define CANARY		MB
+#define KSM		"/sys/kernel/mm/ksm/"
+
+static const struct {
+	enum engine eng;
+	enum mem_kind kind;
+	size_t len;
+} jobs[] = {
+	{ ENG_AIO, MEM_ANON, BATCH * SLOT },
+	{ ENG_URING, MEM_ANON_GIB, BATCH * SLOT },
+	{ ENG_URINGV, MEM_THP, 2 * MB },
+	{ ENG_AIOV, MEM_SHMEM, BATCH * SLOT },
+	{ ENG_PSYNC, MEM_ANON, BATCH * SLOT },
+};
+
+#define NR_WORKERS	ARRAY_SIZE(jobs)
+#define DISK		(NR_WORKERS * NR_BLOCKS * 2 * BLOCK)
+
+struct churn;
+
+struct worker {
+	struct churn *c;
+	unsigned int id;
+	struct mem m;
+	struct ioq q;
+	uint64_t seed[NR_BLOCKS];	/* what the disk has */
+	unsigned long ops, refused;
+	char failed[160];
+};
+
+struct churn {
+	struct target t;
+	struct worker w[NR_WORKERS];
+	atomic_bool stop;
+	atomic_ulong mangled, forks, victims, canaries;
+	char failed[160];		/* of all but the workers */
+};
+
+#define fail(where, fmt, ...)						\
+	snprintf((where)->failed, sizeof((where)->failed), fmt, ##__VA_ARGS__)
+
+static off_t block_pos(struct worker *w, unsigned int block)
+{
+	/* Gaps, so that a request is one block */
+	return ((off_t)w->id * NR_BLOCKS + block) * 2 * BLOCK;
+}
+
+/* ---- workers ---- */
+
+struct transfer {
+	unsigned int block;
+	char *p;
+	uint64_t seed;
+};
+
+static int run_batch(struct worker *w, struct transfer *tr, unsigned int nr,
+		     bool write, long *res)
+{
+	struct ioq *q = &w->q;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		off_t pos = block_pos(w, tr[i].block);
+		int ret;
+
+		if (q->eng == ENG_PSYNC) {
+			res[i] = ioq_rw(q, w->c->t.fd, write, tr[i].p, BLOCK, pos);
+			continue;
+		}
+		ret = ioq_start(q, i, w->c->t.fd, write, tr[i].p, BLOCK, pos);
+		if (ret)
+			return ret;
+	}
+	if (q->eng == ENG_PSYNC)
+		return 0;
+	return ioq_reap(q, nr, res) == (int)nr ? 0 : -EIO;
+}
+
+static void work(struct worker *w, uint32_t *r, uint64_t *seed)
+{
+	bool write = rnd(r) % 3 == 0;
+	unsigned int nr = 1 + rnd(r) % BATCH, first = rnd(r) % NR_BLOCKS;
+	struct transfer tr[BATCH];
+	long res[BATCH];
+	ssize_t bad;
+	int ret;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		tr[i].block = (first + i * 5) % NR_BLOCKS;
+		tr[i].p = w->m.p + i * SLOT + rnd(r) % 16 * SECTOR;
+		tr[i].seed = write ? ++*seed : w->seed[tr[i].block];
+		/* Of a read, a late or missing write to memory has to show */
+		pat_fill(tr[i].p, BLOCK, write ? tr[i].seed : ++*seed, 0);
+	}
+	ret = run_batch(w, tr, nr, write, res);
+	if (ret) {
+		fail(w, "batch: %s", strerror(-ret));
+		return;
+	}
+	for (unsigned int i = 0; i < nr; i++) {
+		w->ops++;
+		/* Memory that is read-only at the moment */
+		if (!write && (res[i] == -EFAULT ||
+			       (res[i] >= 0 && res[i] < (long)BLOCK))) {
+			w->refused++;
+			continue;
+		}
+		if (res[i] != (long)BLOCK) {
+			fail(w, "%s: %ld", write ? "write" : "read", res[i]);
+			return;
+		}
+		if (write)
+			w->seed[tr[i].block] = tr[i].seed;
+		bad = pat_check(tr[i].p, BLOCK, tr[i].seed, 0);
+		if (bad >= 0) {
+			fail(w, "%s: block %u at %p: wrong from byte %zd on",
+			     write ? "after a write" : "read", tr[i].block,
+			     tr[i].p, bad);
+			return;
+		}
+		/* The device had better be done with it */
+		memset(tr[i].p, GRAB_BYTE, BLOCK);
+	}
+}
+
+static void *worker_thread(void *arg)
+{
+	struct worker *w = arg;
+	uint32_t r = w->id + 1;
+	uint64_t seed = (w->id + 1ULL) << 32;
+
+	while (!atomic_load(&w->c->stop) && !w->failed[0]) {
+		work(w, &r, &seed);
+		/* Leave some time to the others, on a fast device as well */
+		usleep(rnd(&r) % 2000);
+	}
+	return NULL;
+}
+
+/* A worker fills memory that is read-only at the moment: try again */
+static void on_segv(int sig, siginfo_t *info, void *context)
+{
+	if (info->si_code != SEGV_ACCERR)
+		signal(sig, SIG_DFL);
+	sched_yield();
+}
+
+/* ---- what is done to their memory ---- */
+
+/* Those who wait for nothing but each other must not take all the time */
+static void hurry(void)
+{
+	setpriority(PRIO_PROCESS, syscall(SYS_gettid), -10);
+}
+
+static void move_some(char *p, size_t nr)
+{
+	void *pages[32];
+	int nodes[32], status[32], to = !mem_node(p);
+
+	for (size_t i = 0; i < nr; i++) {
+		pages[i] = p + i * PAGE;
+		nodes[i] = to;
+	}
+	syscall(SYS_move_pages, 0, nr, pages, nodes, status, 2);
+}
+
+/* Nothing that another thread must not be forked in the middle of */
+static void mangle(struct churn *c, uint32_t *r)
+{
+	struct mem *m = &c->w[rnd(r) % NR_WORKERS].m;
+	size_t pages = m->len / PAGE, first = rnd(r) % pages;
+	size_t nr = 1 + rnd(r) % 32;
+	char *p = m->p + first * PAGE;
+
+	if (nr > pages - first)
+		nr = pages - first;
+	switch (rnd(r) % 32) {
+	default:
+		move_some(p, nr);
+		break;
+	case 16 ... 27:
+		madvise(p, nr * PAGE, MADV_PAGEOUT);
+		break;
+	case 28 ... 29:
+		madvise(m->p, m->len, MADV_COLLAPSE);
+		break;
+	case 30:
+		/* Write protects all of the memory */
+		sysfs_write("/proc/self/clear_refs", "4");
+		break;
+	case 31:
+		if (rnd(r) % 4 == 0)
+			sysfs_write("/proc/sys/vm/compact_memory", "1");
+		break;
+	}
+	atomic_fetch_add(&c->mangled, 1);
+}
+
+static void *mangler_thread(void *arg)
+{
+	struct churn *c = arg;
+	uint32_t r = 77;
+
+	hurry();
+	while (!atomic_load(&c->stop)) {
+		mangle(c, &r);
+		usleep(rnd(&r) % 1000);
+	}
+	return NULL;
+}
+
+/*
+ * Protection and forks, by one thread: a child must not find its memory read-only.
+ * Children change their copies, and live on for a while.
+ */
+static void *forker_thread(void *arg)
+{
+	struct churn *c = arg;
+	uint32_t r = 99;
+
+	hurry();
+	while (!atomic_load(&c->stop)) {
+		struct mem *m = &c->w[rnd(&r) % NR_WORKERS].m;
+		size_t pages = m->len / PAGE, first = rnd(&r) % pages;
+		size_t len = (1 + rnd(&r) % (pages - first)) * PAGE;
+		char *p = m->p + first * PAGE;
+		pid_t pid;
+
+		switch (rnd(&r) % 4) {
+		case 0:
+			mprotect(p, len, PROT_READ);
+			usleep(rnd(&r) % 500);
+			mprotect(p, len, PROT_READ | PROT_WRITE);
+			break;
+		case 1:
+			mprotect(p, len, PROT_READ | PROT_WRITE | PROT_EXEC);
+			mprotect(p, len, PROT_READ | PROT_WRITE);
+			break;
+		case 2:
+			pid = fork();
+			if (!pid) {
+				for (size_t i = 0; i < len && m->fd < 0; i += PAGE)
+					p[i] = i;
+				usleep(rnd(&r) % 5000);
+				_exit(0);
+			}
+			if (pid > 0)
+				waitpid(pid, NULL, 0);
+			atomic_fetch_add(&c->forks, 1);
+			break;
+		}
+		usleep(rnd(&r) % 3000);
+	}
+	return NULL;
+}
+
+/* ---- memory that is given back with I/O in flight ---- */
+
+static void *victim_thread(void *arg)
+{
+	struct churn *c = arg;
+	enum { NR = 16, LEN = VICTIM / NR };
+	uint32_t r = 55;
+	struct ioq q;
+
+	hurry();
+	if (ioq_init(&q, ENG_AIO, NR)) {
+		fail(c, "victim: setup");
+		return NULL;
+	}
+	while (!atomic_load(&c->stop)) {
+		bool write = rnd(&r) & 1;
+		off_t pos = DISK;	/* nobody's blocks */
+		char *p = mmap(NULL, VICTIM, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p == MAP_FAILED)
+			break;
+		memset(p, 0, VICTIM);
+		for (unsigned int i = 0; i < NR; i++)
+			if (ioq_start(&q, i, c->t.fd, write, p + i * LEN, LEN,
+				      pos + 2 * i * LEN))
+				fail(c, "victim: submission");
+		if (rnd(&r) & 1)
+			madvise(p, VICTIM, MADV_DONTNEED);
+		else
+			mmap(p, VICTIM, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		if (ioq_reap(&q, NR, NULL) != NR)
+			fail(c, "victim: completion");
+		if (byte_check(p, VICTIM, 0) >= 0)
+			fail(c, "victim: a page that was given up changed");
+		munmap(p, VICTIM);
+		atomic_fetch_add(&c->victims, 1);
+	}
+	ioq_exit(&q);
+	return NULL;
+}
+
+/* Takes free pages, and looks whether they are left alone */
+static void *canary_thread(void *arg)
+{
+	struct churn *c = arg;
+	uint32_t r = 33;
+
+	while (!atomic_load(&c->stop)) {
+		char *p = mmap(NULL, CANARY, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p == MAP_FAILED)
+			break;
+		memset(p, GRAB_BYTE, CANARY);
+		usleep(rnd(&r) % 20000);
+		if (byte_check(p, CANARY, GRAB_BYTE) >= 0)
+			fail(c, "canary: somebody wrote to a page of others");
+		munmap(p, CANARY);
+		atomic_fetch_add(&c->canaries, 1);
+	}
+	return NULL;
+}
+
+/* ---- all of it ---- */
+
+FIXTURE(churn) {
+	struct churn c;
+	enum mode mode;
+	bool ready;
+};
+
+FIXTURE_VARIANT(churn) {
+	const char *env;
+	unsigned int ms;
+};
+
+/* Nearly all memory in flight nearly all the time, or many more transfers */
+FIXTURE_VARIANT_ADD(churn, slow) { .env = "NOPIN_SLOW", .ms = 7000 };
+FIXTURE_VARIANT_ADD(churn, throttled) { .env = "NOPIN_CHURN", .ms = 5000 };
+FIXTURE_VARIANT_ADD(churn, raw) { .env = "NOPIN_RAW", .ms = 4000 };
+FIXTURE_VARIANT_ADD(churn, xfs) { .env = "NOPIN_XFS", .ms = 4000 };
+
+FIXTURE_SETUP(churn)
+{
+	struct churn *c = &self->c;
+
+	NEED(variant->env);
+	ASSERT_EQ(0, target_open(&c->t, variant->env, 16 * MB));
+	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+		struct worker *w = &c->w[i];
+
+		w->c = c;
+		w->id = i;
+		ASSERT_EQ(0, mem_get(&w->m, jobs[i].kind, jobs[i].len));
+		ASSERT_EQ(0, ioq_init(&w->q, jobs[i].eng, BATCH));
+		for (unsigned int b = 0; b < NR_BLOCKS; b++)
+			w->seed[b] = 1;
+		/* So that every block has the same to begin with */
+		madvise(w->m.p, w->m.len, MADV_MERGEABLE);
+	}
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(churn)
+{
+	if (!self->ready)
+		return;
+	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+		ioq_exit(&self->c.w[i].q);
+		mem_put(&self->c.w[i].m);
+	}
+	target_close(&self->c.t);
+}
+
+static int fill_disk(struct churn *c)
+{
+	char *buf = malloc(DISK);
+	int ret;
+
+	for (size_t pos = 0; pos < DISK; pos += BLOCK)
+		pat_fill(buf + pos, BLOCK, 1, 0);
+	ret = target_write(&c->t, buf, DISK, 0);
+	free(buf);
+	return ret;
+}
+
+TEST_F_TIMEOUT(churn, run, 180)
+{
+	static void *(*const others[])(void *) = {
+		mangler_thread, forker_thread, victim_thread, canary_thread,
+	};
+	struct sigaction sa = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO };
+	pthread_t th[NR_WORKERS + ARRAY_SIZE(others)];
+	unsigned long ops = 0, refused = 0;
+	struct churn *c = &self->c;
+	unsigned int n = 0;
+	char *disk;
+
+	ASSERT_EQ(0, fill_disk(c));
+	sigaction(SIGSEGV, &sa, NULL);
+	sysfs_write(KSM "pages_to_scan", "200");
+	sysfs_write(KSM "sleep_millisecs", "20");
+	sysfs_write(KSM "run", "1");
+	for (unsigned int i = 0; i < NR_WORKERS; i++)
+		ASSERT_EQ(0, pthread_create(&th[n++], NULL, worker_thread, &c->w[i]));
+	for (unsigned int i = 0; i < ARRAY_SIZE(others); i++)
+		ASSERT_EQ(0, pthread_create(&th[n++], NULL, others[i], c));
+
+	for (uint64_t end = now_ms() + test_ms(variant->ms); now_ms() < end; ) {
+		bool bad = c->failed[0];
+
+		for (unsigned int i = 0; i < NR_WORKERS; i++)
+			bad |= c->w[i].failed[0];
+		if (bad)
+			break;
+		usleep(50000);
+	}
+	atomic_store(&c->stop, true);
+	while (n)
+		ASSERT_EQ(0, pthread_join(th[--n], NULL));
+	sysfs_write(KSM "run", "2");
+
+	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+		struct worker *w = &c->w[i];
+
+		EXPECT_STREQ("", w->failed)
+			TH_LOG("worker %u: %s, %s", i, engine_name[jobs[i].eng],
+			       mem_name[jobs[i].kind]);
+		EXPECT_LT(0, w->ops) TH_LOG("worker %u", i);
+		ops += w->ops;
+		refused += w->refused;
+	}
+	EXPECT_STREQ("", c->failed);
+	note("%lu transfers, %lu refused; %lu changes, %lu forks, %lu victims, %lu canaries",
+	     ops, refused, c->mangled, c->forks, c->victims, c->canaries);
+	EXPECT_LT(0, c->victims);
+	EXPECT_LT(0, c->canaries);
+	EXPECT_LT(0, c->forks);
+
+	/* All that was written, read back on another way */
+	disk = malloc(DISK);
+	ASSERT_EQ(0, target_read(&c->t, disk, DISK, 0));
+	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+		struct worker *w = &c->w[i];
+
+		for (unsigned int b = 0; b < NR_BLOCKS; b++) {
+			EXPECT_EQ(-1, pat_check(disk + block_pos(w, b), BLOCK,
+						w->seed[b], 0))
+				TH_LOG("worker %u: block %u on the disk", i, b);
+		}
+	}
+	free(disk);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,743 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory that goes away, moves or changes while a device works on it. Guards the
+ * invariant of the protocol: a page that is entered stays where it is until the
+ * I/O is done. So: whoever unmaps waits (R1, R5), pages that are free belong to
+ * nobody's I/O, and neighbours of a buffer do not wait.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define LEN		(2 * MB)
+#define NR_IO		32
+#define IO_LEN		(LEN / NR_IO)
+#define HEAD_MS		150
+#define STRIDE		(2 * IO_LEN)	/* gaps between them on the disk */
+#define FLIGHT_MS	(HEAD_MS + NR_IO * 1000 / 200)
+
+struct life {
+	struct slow slow;
+	struct ioq q;
+	struct mem buf;
+	struct grab grab;
+	char *addr;		/* where the buffer is now */
+	long res[NR_IO];
+	unsigned int done;
+	unsigned long wait;
+	uint64_t seed;
+};
+
+static int life_open(struct life *l, enum engine eng, enum mem_kind kind,
+		     enum mem_kind grab_kind)
+{
+	int ret = slow_open(&l->slow);
+
+	/* The other process must not share the buffer's pages: fork it first */
+	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * LEN);
+	ret = ret ?: mem_get(&l->buf, kind, LEN);
+	ret = ret ?: ioq_init(&l->q, eng, NR_IO);
+	l->addr = l->buf.p;
+	return ret;
+}
+
+static void life_close(struct life *l)
+{
+	ioq_exit(&l->q);
+	slow_close(&l->slow);
+	mem_put(&l->buf);
+	grab_exit(&l->grab);
+}
+
+static off_t life_pos(int i)
+{
+	return i * STRIDE;
+}
+
+/* The buffer as it is before the read, or where a write takes it from */
+static void life_fill(struct life *l, uint64_t seed)
+{
+	for (int i = 0; i < NR_IO; i++)
+		pat_fill(l->addr + i * IO_LEN, IO_LEN, seed, life_pos(i));
+}
+
+/* Does @p hold what a read of @seed brings? -1, or the offset of a wrong byte */
+static ssize_t life_check(const char *p, uint64_t seed)
+{
+	for (int i = 0; i < NR_IO; i++) {
+		ssize_t bad = pat_check(p + i * IO_LEN, IO_LEN, seed, life_pos(i));
+
+		if (bad >= 0)
+			return bad + i * IO_LEN;
+	}
+	return -1;
+}
+
+/* The same for the disk after a write */
+static ssize_t life_check_disk(struct life *l)
+{
+	size_t size = NR_IO * STRIDE;
+	char *copy = malloc(size);
+	ssize_t bad = -2;
+
+	if (copy && !target_read(&l->slow.t, copy, size, 0)) {
+		for (int i = 0; i < NR_IO; i++)
+			memmove(copy + i * IO_LEN, copy + life_pos(i), IO_LEN);
+		bad = life_check(copy, l->seed);
+	}
+	free(copy);
+	return bad;
+}
+
+/* NR_IO transfers between the buffer and the disk, most in flight on return */
+static int life_start(struct life *l, bool write)
+{
+	int ret = 0;
+
+	/* What earlier tests left on the disk must not pass */
+	l->seed = now_ms();
+	if (!write)
+		ret = target_fill(&l->slow.t, NR_IO * STRIDE, l->seed, 0);
+	life_fill(l, write ? l->seed : ~l->seed);
+	memset(l->res, 0, sizeof(l->res));
+	l->done = 0;
+	l->wait = vmstat("nopin_wait");
+	ret = ret ?: slow_prime(&l->slow, write, HEAD_MS);
+	for (unsigned int i = 0; i < NR_IO && !ret; i++)
+		ret = ioq_start(&l->q, i, l->slow.t.fd, write,
+				l->addr + i * IO_LEN, IO_LEN, life_pos(i));
+	if (ret)
+		return ret;
+	/* A machine that is this slow cannot do the test */
+	ret = ioq_reap(&l->q, 0, l->res);
+	l->done = ret < 0 ? 0 : ret;
+	return ret < 0 ? ret : ret < NR_IO / 2 ? 0 : -ETIME;
+}
+
+static int life_finish(struct life *l)
+{
+	int ret = ioq_reap(&l->q, NR_IO - l->done, l->res);
+
+	if (ret < 0)
+		return ret;
+	for (int i = 0; i < NR_IO; i++)
+		if (l->res[i] != (long)IO_LEN) {
+			note("transfer %d: %ld", i, l->res[i]);
+			return -EIO;
+		}
+	return 0;
+}
+
+/*
+ * What is done to the buffer, and what is to be found at the address afterwards
+ */
+enum after { HAS_DATA, HAS_ZEROS, HAS_GRAB, IS_GONE };
+
+struct action {
+	int (*run)(struct life *l);
+	enum after after;
+	bool waits_for_writes;	/* as the pages go away */
+};
+
+static int act_munmap(struct life *l)
+{
+	return munmap(l->addr, LEN);
+}
+
+static int act_mmap_over(struct life *l)
+{
+	if (mmap(l->addr, LEN, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -1;
+	memset(l->addr, GRAB_BYTE, LEN);
+	return 0;
+}
+
+static int act_mremap(struct life *l)
+{
+	char *space = mmap(NULL, LEN + 2 * MB, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *to = (char *)ALIGN_UP((unsigned long)space, 2 * MB);
+
+	if (space == MAP_FAILED ||
+	    mremap(l->addr, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+		return -1;
+	l->addr = to;
+	return 0;
+}
+
+static int act_protect_read(struct life *l)
+{
+	return mprotect(l->addr, LEN, PROT_READ);
+}
+
+static int act_protect_none(struct life *l)
+{
+	return mprotect(l->addr, LEN, PROT_NONE);
+}
+
+static int act_dontneed(struct life *l)
+{
+	return madvise(l->addr, LEN, MADV_DONTNEED);
+}
+
+FIXTURE(life) {
+	struct life l;
+	bool ready;
+};
+
+FIXTURE_VARIANT(life) {
+	enum engine eng;
+	enum mem_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(life, aio_anon) { .eng = ENG_AIO, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(life, uring_anon) { .eng = ENG_URING, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(life, uringv_thp) { .eng = ENG_URINGV, .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(life, aiov_hugetlb) { .eng = ENG_AIOV, .kind = MEM_HUGETLB };
+
+FIXTURE_SETUP(life)
+{
+	NEED("NOPIN_SLOW");
+	pin_to_cpu(0);
+	ASSERT_EQ(0, life_open(&self->l, variant->eng, variant->kind,
+			       variant->kind));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(life)
+{
+	if (self->ready)
+		life_close(&self->l);
+}
+
+static void life_run(struct __test_metadata *_metadata, struct life *l,
+		     const struct action *a, bool write)
+{
+	bool must_wait = mode_get() == MODE_NOPIN &&
+			 (!write || a->waits_for_writes);
+	uint64_t start, took;
+	int ret;
+
+	ASSERT_EQ(0, life_start(l, write));
+	start = now_ms();
+	ASSERT_EQ(0, a->run(l)) TH_LOG("%s", strerror(errno));
+	took = now_ms() - start;
+
+	/* Whatever was freed is used at once by somebody else */
+	ASSERT_EQ(0, grab_fill(&l->grab));
+	ret = ioq_reap(&l->q, 0, l->res);
+	ASSERT_LE(0, ret);
+	l->done += ret;
+	note("%s: took %u ms, %u of %u transfers done after it",
+	     write ? "write" : "read", (unsigned int)took, l->done, NR_IO);
+	if (must_wait) {
+		EXPECT_EQ(NR_IO, l->done);
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+	}
+	ASSERT_EQ(0, life_finish(l));
+
+	EXPECT_EQ(-1, grab_check(&l->grab));
+	if (write) {
+		EXPECT_EQ(-1, life_check_disk(l));
+	}
+	switch (a->after) {
+	case HAS_DATA:
+		mprotect(l->addr, LEN, PROT_READ);
+		EXPECT_EQ(-1, life_check(l->addr, l->seed));
+		break;
+	case HAS_ZEROS:
+		EXPECT_EQ(-1, byte_check(l->addr, LEN, 0));
+		break;
+	case HAS_GRAB:
+		EXPECT_EQ(-1, byte_check(l->addr, LEN, GRAB_BYTE));
+		break;
+	case IS_GONE:
+		break;
+	}
+}
+
+#define LIFE_TEST(name, ...)						\
+	static const struct action action_##name = {			\
+		.run = act_##name, __VA_ARGS__ };			\
+	TEST_F_TIMEOUT(life, name##_read, 60)				\
+	{								\
+		life_run(_metadata, &self->l, &action_##name, false);	\
+	}								\
+	TEST_F_TIMEOUT(life, name##_write, 60)				\
+	{								\
+		life_run(_metadata, &self->l, &action_##name, true);	\
+	}
+
+LIFE_TEST(munmap, .after = IS_GONE, .waits_for_writes = true)
+LIFE_TEST(mmap_over, .after = HAS_GRAB, .waits_for_writes = true)
+LIFE_TEST(mremap, .after = HAS_DATA, .waits_for_writes = true)
+LIFE_TEST(protect_read, .after = HAS_DATA)
+LIFE_TEST(protect_none, .after = HAS_DATA)
+LIFE_TEST(dontneed, .after = HAS_ZEROS, .waits_for_writes = true)
+
+/*
+ * Is @copy what a child may see of one transfer: how it was before, or after? A
+ * fork waits for I/O that is not pinned; pinned pages it copies while the device
+ * writes them, so there each byte is one or the other.
+ */
+static bool fork_either(struct life *l, const char *copy, int i, bool whole)
+{
+	static char old[IO_LEN], new[IO_LEN];
+
+	pat_fill(old, IO_LEN, ~l->seed, life_pos(i));
+	pat_fill(new, IO_LEN, l->seed, life_pos(i));
+	if (!memcmp(copy, old, IO_LEN) || !memcmp(copy, new, IO_LEN))
+		return true;
+	for (size_t b = 0; b < IO_LEN; b++)
+		if (whole || (copy[b] != old[b] && copy[b] != new[b]))
+			return false;
+	return true;
+}
+
+/*
+ * The parent gets all of its data; a child sees all or nothing of a transfer,
+ * and what arrives later is not seen there.
+ */
+TEST_F_TIMEOUT(life, fork_read, 60)
+{
+	struct life *l = &self->l;
+	enum { CHILDREN = 4 };
+	bool whole = mode_get() == MODE_NOPIN;
+	pid_t pids[CHILDREN];
+	int status;
+
+	ASSERT_EQ(0, life_start(l, false));
+	for (int c = 0; c < CHILDREN; c++) {
+		pids[c] = fork();
+		ASSERT_LE(0, pids[c]);
+		if (!pids[c]) {
+			char *copy = malloc(LEN);
+
+			memcpy(copy, l->addr, LEN);
+			for (int i = 0; i < NR_IO; i++)
+				if (!fork_either(l, copy + i * IO_LEN, i, whole))
+					_exit(1);
+			usleep(1000 * FLIGHT_MS);
+			_exit(memcmp(copy, l->addr, LEN) ? 2 : 0);
+		}
+		usleep(30000);
+	}
+	ASSERT_EQ(0, life_finish(l));
+	EXPECT_EQ(-1, life_check(l->addr, l->seed));
+	for (int c = 0; c < CHILDREN; c++) {
+		ASSERT_EQ(pids[c], waitpid(pids[c], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	if (mode_get() == MODE_NOPIN)
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+}
+
+/*
+ * Writes go on while a child is born. Then both sides change their memory, each
+ * in turn the one that gets the copy: the disk has the data of before.
+ */
+TEST_F_TIMEOUT(life, fork_write, 60)
+{
+	/* Huge pages of hugetlbfs come and go as a whole */
+	size_t half = variant->kind == MEM_HUGETLB ? 0 : LEN / 2;
+	struct life *l = &self->l;
+	int status, step[2];
+	bool in_flight;
+	pid_t pid;
+	char c;
+
+	ASSERT_EQ(0, pipe(step));
+	ASSERT_EQ(0, life_start(l, true));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		for (size_t i = 0; i < half; i += PAGE)
+			l->addr[i + 1] ^= 0xff;
+		/* The parent gives up its pages of the rest */
+		if (read(step[0], &c, 1) != 1)
+			_exit(1);
+		memset(l->addr, GRAB_BYTE, LEN);
+		_exit(byte_check(l->addr, LEN, GRAB_BYTE) >= 0);
+	}
+	l->done += ioq_reap(&l->q, 0, l->res);
+	in_flight = l->done < NR_IO;
+	/*
+	 * The device only reads the pages, no reason to hold up a fork; but
+	 * hugetlbfs does not say that it only write-protects them
+	 */
+	if (variant->kind != MEM_HUGETLB)
+		EXPECT_TRUE(in_flight);
+	ASSERT_EQ(0, madvise(l->addr + half, LEN - half, MADV_DONTNEED));
+	ASSERT_EQ(1, write(step[1], "", 1));
+	ASSERT_EQ(0, grab_fill(&l->grab));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	ASSERT_EQ(0, life_finish(l));
+	EXPECT_EQ(-1, life_check_disk(l));
+	EXPECT_EQ(-1, grab_check(&l->grab));
+}
+
+/*
+ * Processes that end, or become another program, with I/O in flight. They use a
+ * ring of their parent's where there is one, which stays when they are gone.
+ */
+
+static int self_hold(void)
+{
+	struct mem m;
+
+	if (mem_get(&m, MEM_ANON, 4 * LEN))
+		return 1;
+	memset(m.p, GRAB_BYTE, m.len);
+	usleep(1000 * (FLIGHT_MS + 100));
+	return byte_check(m.p, m.len, GRAB_BYTE) >= 0;
+}
+
+enum end { END_EXIT, END_KILL, END_EXEC };
+
+FIXTURE(end) {
+	struct life l;
+	bool ready;
+};
+
+FIXTURE_VARIANT(end) {
+	enum engine eng;
+	enum mem_kind kind;
+	bool write;
+};
+
+FIXTURE_VARIANT_ADD(end, aio_read) {
+	.eng = ENG_AIO, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(end, aio_write) {
+	.eng = ENG_AIO, .kind = MEM_THP, .write = true };
+FIXTURE_VARIANT_ADD(end, uring_read) {
+	.eng = ENG_URING, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(end, uring_write) {
+	.eng = ENG_URING, .kind = MEM_ANON, .write = true };
+FIXTURE_VARIANT_ADD(end, uring_read_thp) {
+	.eng = ENG_URING, .kind = MEM_THP };
+
+FIXTURE_SETUP(end)
+{
+	NEED("NOPIN_SLOW");
+	pin_to_cpu(0);
+	ASSERT_EQ(0, slow_open(&self->l.slow));
+	ASSERT_EQ(0, grab_init(&self->l.grab, variant->kind, 2 * LEN));
+	if (variant->eng == ENG_URING)
+		ASSERT_EQ(0, ioq_init(&self->l.q, variant->eng, NR_IO));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(end)
+{
+	if (!self->ready)
+		return;
+	slow_close(&self->l.slow);
+	grab_exit(&self->l.grab);
+}
+
+static void end_child(struct life *l, enum engine eng, enum mem_kind kind,
+		      bool wr, enum end end, int fd)
+{
+	struct slow *s = &l->slow;
+	char *argv[] = { "lifetime", "--hold", NULL };
+
+	/* The parent's context for the other I/O is of no use here */
+	if (ioq_init(&s->junk, ENG_AIO, 128) || mem_get(&l->buf, kind, LEN) ||
+	    (eng != ENG_URING && ioq_init(&l->q, eng, NR_IO)))
+		_exit(2);
+	l->addr = l->buf.p;
+	if (life_start(l, wr) ||
+	    write(fd, &l->seed, sizeof(l->seed)) < 0)
+		_exit(3);
+	if (end == END_EXEC)
+		execv("/proc/self/exe", argv);
+	if (end == END_KILL)
+		pause();
+	_exit(0);
+}
+
+static void end_run(struct __test_metadata *_metadata, struct life *l,
+		    enum engine eng, enum mem_kind kind, bool write, enum end end)
+{
+	int ready[2], status;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		end_child(l, eng, kind, write, end, ready[1]);
+	close(ready[1]);
+	ASSERT_EQ(sizeof(l->seed), read(ready[0], &l->seed, sizeof(l->seed)))
+		TH_LOG("the child failed");
+	if (end == END_KILL)
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+	if (end == END_EXEC) {
+		usleep(20000);
+	} else {
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	}
+	ASSERT_EQ(0, grab_fill(&l->grab));
+	if (end == END_EXEC) {
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	} else {
+		usleep(1000 * FLIGHT_MS);
+	}
+	EXPECT_EQ(end == END_KILL ? SIGKILL : 0, status);
+	EXPECT_EQ(-1, grab_check(&l->grab));
+	if (write) {
+		EXPECT_EQ(-1, life_check_disk(l));
+	}
+}
+
+TEST_F_TIMEOUT(end, exit, 60)
+{
+	end_run(_metadata, &self->l, variant->eng, variant->kind,
+		variant->write, END_EXIT);
+}
+
+TEST_F_TIMEOUT(end, sigkill, 60)
+{
+	end_run(_metadata, &self->l, variant->eng, variant->kind,
+		variant->write, END_KILL);
+}
+
+TEST_F_TIMEOUT(end, exec, 60)
+{
+	end_run(_metadata, &self->l, variant->eng, variant->kind,
+		variant->write, END_EXEC);
+}
+
+/* R15: a ring used by a child works on the child's memory */
+TEST(ring_of_parent)
+{
+	enum { SEED = 12 };
+	struct target t;
+	struct ioq q;
+	struct mem m;
+	int status;
+	pid_t pid;
+
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, ioq_init(&q, ENG_URING, 4));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, target_fill(&t, m.len, SEED, 0));
+	/* Let the kernel know the parent's buffer first */
+	ASSERT_EQ(m.len, ioq_rw(&q, t.fd, false, m.p, m.len, 0));
+	memset(m.p, GRAB_BYTE, m.len);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (ioq_rw(&q, t.fd, false, m.p, m.len, 0) != (long)m.len)
+			_exit(1);
+		_exit(pat_check(m.p, m.len, SEED, 0) >= 0 ? 2 : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(-1, byte_check(m.p, m.len, GRAB_BYTE));
+	mem_put(&m);
+	ioq_exit(&q);
+	target_close(&t);
+}
+
+/* A thread in a synchronous read whose buffer another thread unmaps */
+
+struct reader {
+	struct life *l;
+	bool write;
+	int started;
+	long ret;
+};
+
+static void *reader_thread(void *arg)
+{
+	struct reader *r = arg;
+	int fd = r->l->slow.t.fd;
+
+	__atomic_store_n(&r->started, 1, __ATOMIC_RELEASE);
+	if (r->write)
+		r->ret = pwrite(fd, r->l->addr, LEN, 0);
+	else
+		r->ret = pread(fd, r->l->addr, LEN, 0);
+	return NULL;
+}
+
+static void sync_run(struct __test_metadata *_metadata, struct life *l,
+		     bool write)
+{
+	struct reader r = { .l = l, .write = write };
+	uint64_t start, took;
+	pthread_t th;
+
+	l->seed = now_ms();
+	if (!write)
+		ASSERT_EQ(0, target_fill(&l->slow.t, LEN, l->seed, 0));
+	pat_fill(l->addr, LEN, l->seed, 0);
+	l->wait = vmstat("nopin_wait");
+	ASSERT_EQ(0, slow_prime(&l->slow, write, 400));
+	ASSERT_EQ(0, pthread_create(&th, NULL, reader_thread, &r));
+	while (!__atomic_load_n(&r.started, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	usleep(50000);
+	start = now_ms();
+	ASSERT_EQ(0, munmap(l->addr, LEN));
+	took = now_ms() - start;
+	ASSERT_EQ(0, grab_fill(&l->grab));
+	ASSERT_EQ(0, pthread_join(th, NULL));
+	note("munmap took %u ms", (unsigned int)took);
+	/* The transfer had begun, so it is one of the whole */
+	EXPECT_EQ(LEN, r.ret);
+	EXPECT_EQ(-1, grab_check(&l->grab));
+	if (write)
+		EXPECT_EQ(-1, target_check(&l->slow.t, LEN, l->seed, 0));
+	if (mode_get() == MODE_NOPIN) {
+		EXPECT_LT(100, took);
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+	}
+}
+
+TEST_F_TIMEOUT(life, other_thread_read, 60)
+{
+	sync_run(_metadata, &self->l, false);
+}
+
+TEST_F_TIMEOUT(life, other_thread_write, 60)
+{
+	sync_run(_metadata, &self->l, true);
+}
+
+/*
+ * Pages between those of a buffer are free to change: the state is kept for each
+ * page, and nobody waits for the neighbours'.
+ */
+TEST(neighbours)
+{
+	enum { NR = 32, SEED = 11 };
+	unsigned long wait;
+	struct slow s;
+	struct mem m;
+	struct ioq q;
+
+	NEED("NOPIN_SLOW");
+	ASSERT_EQ(0, slow_open(&s));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 2 * NR * PAGE));
+	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, NR));
+	ASSERT_EQ(0, target_fill(&s.t, 2 * NR * PAGE, SEED, 0));
+	wait = vmstat("nopin_wait");
+	ASSERT_EQ(0, slow_prime(&s, false, 400));
+	for (int i = 0; i < NR; i++)
+		ASSERT_EQ(0, ioq_start(&q, i, s.t.fd, false, m.p + 2 * i * PAGE,
+				       PAGE, 2 * i * PAGE));
+	for (int i = 0; i < NR; i += 2) {
+		char *p = m.p + (2 * i + 1) * PAGE;
+
+		ASSERT_EQ(0, mprotect(p, PAGE, PROT_READ));
+		ASSERT_EQ(0, madvise(p, PAGE, MADV_DONTNEED));
+		ASSERT_EQ(0, munmap(p, PAGE));
+	}
+	EXPECT_EQ(0, ioq_reap(&q, 0, NULL));
+	EXPECT_EQ(wait, vmstat("nopin_wait"));
+	ASSERT_EQ(NR, ioq_reap(&q, NR, NULL));
+	for (int i = 0; i < NR; i++)
+		EXPECT_EQ(-1, pat_check(m.p + 2 * i * PAGE, PAGE, SEED,
+					2 * i * PAGE));
+	ioq_exit(&q);
+	slow_close(&s);
+	mem_put(&m);
+}
+
+/* A file whose mapping is the buffer loses the pages */
+
+FIXTURE(file) {
+	struct life l;
+	bool ready;
+};
+
+FIXTURE_VARIANT(file) {
+	enum mem_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(file, ext4) { .kind = MEM_SHARED_EXT4 };
+FIXTURE_VARIANT_ADD(file, xfs) { .kind = MEM_SHARED_XFS };
+FIXTURE_VARIANT_ADD(file, shmem) { .kind = MEM_SHMEM };
+
+FIXTURE_SETUP(file)
+{
+	NEED("NOPIN_SLOW");
+	pin_to_cpu(0);
+	ASSERT_EQ(0, life_open(&self->l, ENG_AIO, variant->kind, MEM_ANON));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	if (self->ready)
+		life_close(&self->l);
+}
+
+static int act_truncate(struct life *l)
+{
+	return ftruncate(l->buf.fd, 0) ?: ftruncate(l->buf.fd, LEN);
+}
+
+static int act_punch(struct life *l)
+{
+	return fallocate(l->buf.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 0, LEN);
+}
+
+static int act_remove(struct life *l)
+{
+	return madvise(l->addr, LEN, MADV_REMOVE);
+}
+
+/*
+ * Truncation may give up waiting and take pins instead, so what counts is that
+ * the free pages are let alone and that the file's new pages are empty.
+ */
+static void file_run(struct __test_metadata *_metadata, struct life *l,
+		     int (*act)(struct life *l), bool write)
+{
+	ASSERT_EQ(0, life_start(l, write));
+	ASSERT_EQ(0, act(l)) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, grab_fill(&l->grab));
+	ASSERT_EQ(0, life_finish(l));
+	EXPECT_EQ(-1, grab_check(&l->grab));
+	EXPECT_EQ(-1, byte_check(l->addr, LEN, 0));
+	if (write) {
+		EXPECT_EQ(-1, life_check_disk(l));
+	} else if (mode_get() == MODE_NOPIN) {
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+	}
+}
+
+#define FILE_TEST(name)							\
+	TEST_F_TIMEOUT(file, name##_read, 60)				\
+	{								\
+		file_run(_metadata, &self->l, act_##name, false);	\
+	}								\
+	TEST_F_TIMEOUT(file, name##_write, 60)				\
+	{								\
+		file_run(_metadata, &self->l, act_##name, true);	\
+	}
+
+FILE_TEST(truncate)
+FILE_TEST(punch)
+FILE_TEST(remove)
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "--hold"))
+		return self_hold();
+	return test_harness_run(argc, argv);
+}

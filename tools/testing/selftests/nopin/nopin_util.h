@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the nopin tests share: the switch and the counters, kinds of memory,
+ * ways to do I/O, and a disk on which I/O stays in flight for a while.
+ */
+#ifndef NOPIN_UTIL_H
+#define NOPIN_UTIL_H
+
+#include <libaio.h>
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#define SECTOR		512UL
+#define PAGE		4096UL
+#define KB		1024UL
+#define MB		(1024UL * KB)
+#define GB		(1024UL * MB)
+
+#define ALIGN_UP(x, a)	(((x) + (a) - 1) & ~((a) - 1))
+
+/* Print a diagnostic line */
+#define note(fmt, ...)	fprintf(stderr, "# " fmt "\n", ##__VA_ARGS__)
+
+/* Skip a test whose device or file system run.sh did not set up */
+#define NEED(env)							\
+	do {								\
+		if (!getenv(env))					\
+			SKIP(return, "%s is not set", env);		\
+	} while (0)
+
+/* ---- the switch and the counters ---- */
+
+enum mode { MODE_PIN, MODE_NOPIN };
+
+/* Does this kernel have the switch at all? Without it the mode is "pin". */
+bool nopin_present(void);
+enum mode mode_get(void);
+int mode_set(enum mode mode);
+
+int sysfs_write(const char *path, const char *val);
+int sysfs_read(const char *path, char *buf, size_t len);
+
+/* 0 for a counter that the kernel does not have */
+unsigned long vmstat(const char *name);
+unsigned long fallback(const char *cause);
+/* All causes but @cause (which may be NULL) */
+unsigned long fallback_but(const char *cause);
+
+uint64_t now_ms(void);
+/* The length of a test that is bounded by time: longer with NOPIN_LONG */
+unsigned int test_ms(unsigned int quick);
+
+uint32_t rnd(uint32_t *state);
+
+/* ---- patterns: every 8 bytes depend on the position and the seed ---- */
+
+void pat_fill(void *buf, size_t len, uint64_t seed, off_t pos);
+/* Offset of the first wrong byte's word, or -1 */
+ssize_t pat_check(const void *buf, size_t len, uint64_t seed, off_t pos);
+/* The same for one byte value all over */
+ssize_t byte_check(const void *buf, size_t len, unsigned char val);
+
+/* ---- memory ---- */
+
+enum mem_kind {
+	MEM_ANON,
+	MEM_ANON_GIB,		/* an address divisible by 1 GiB in the middle */
+	MEM_THP,
+	MEM_THP_PTE,		/* a large folio mapped by PTEs */
+	MEM_HUGETLB,
+	MEM_HUGETLB_1G,
+	MEM_SHMEM,
+	MEM_SHMEM_THP,
+	MEM_PRIVATE_FILE,
+	MEM_SHARED_EXT4,
+	MEM_SHARED_XFS,
+	NR_MEM
+};
+
+extern const char *const mem_name[NR_MEM];
+
+struct mem {
+	enum mem_kind kind;
+	char *p;
+	size_t len;
+	int fd;			/* of the file mapped, or -1 */
+	void *map;
+	size_t maplen;
+};
+
+/* 0 or -errno; the pages are present and written to */
+int mem_get(struct mem *m, enum mem_kind kind, size_t len);
+void mem_put(struct mem *m);
+/* Is the memory at @p mapped by PMDs? */
+bool mem_is_huge(const void *p);
+/* The NUMA node of a page, or -errno */
+int mem_node(const void *p);
+
+/* ---- I/O ---- */
+
+enum engine {
+	ENG_PSYNC,		/* pread, pwrite */
+	ENG_PVSYNC,		/* preadv2, pwritev2 */
+	ENG_AIO,
+	ENG_AIOV,
+	ENG_URING,
+	ENG_URINGV,
+	ENG_URING_WQ,		/* issued by a worker thread */
+	ENG_URING_SQPOLL,	/* issued by a kernel thread */
+	NR_ENGINES
+};
+
+extern const char *const engine_name[NR_ENGINES];
+
+static inline bool engine_is_vectored(enum engine e)
+{
+	return e == ENG_PVSYNC || e == ENG_AIOV || e == ENG_URINGV;
+}
+
+struct ioq {
+	enum engine eng;
+	unsigned int depth;
+	unsigned int inflight;
+	io_context_t aio;
+	struct iocb *iocbs;
+	struct iocb **batch;
+	unsigned int nr_batch;
+	struct io_uring ring;
+};
+
+int ioq_init(struct ioq *q, enum engine eng, unsigned int depth);
+int ioq_init_flags(struct ioq *q, enum engine eng, unsigned int depth,
+		   unsigned int setup_flags);
+void ioq_exit(struct ioq *q);
+/* Queue a transfer; @tag < depth indexes the results. For asynchronous engines. */
+int ioq_queue(struct ioq *q, unsigned int tag, int fd, bool write,
+	      const struct iovec *iov, int nr, off_t pos);
+int ioq_submit(struct ioq *q);
+int ioq_start(struct ioq *q, unsigned int tag, int fd, bool write,
+	      void *buf, size_t len, off_t pos);
+/*
+ * Wait for at least @min completions and take all there are; results go to
+ * res[tag] unless @res is NULL. The number of completions, or -errno.
+ */
+int ioq_reap(struct ioq *q, unsigned int min, long *res);
+/* One transfer from start to end, with any engine: bytes or -errno */
+long ioq_rwv(struct ioq *q, int fd, bool write, const struct iovec *iov, int nr,
+	     off_t pos);
+long ioq_rw(struct ioq *q, int fd, bool write, void *buf, size_t len, off_t pos);
+
+/* ---- targets ---- */
+
+/* A block device, or a file on a file system of its own */
+struct target {
+	int fd;			/* O_DIRECT */
+	int bfd;		/* buffered */
+	unsigned int mem_align;	/* that O_DIRECT wants of memory */
+};
+
+/* @env names the variable that holds the device or the directory */
+int target_open(struct target *t, const char *env, size_t size);
+void target_close(struct target *t);
+/* Through the page cache, which is empty afterwards */
+int target_write(struct target *t, const void *buf, size_t len, off_t pos);
+int target_read(struct target *t, void *buf, size_t len, off_t pos);
+int target_fill(struct target *t, size_t len, uint64_t seed, off_t pos);
+/* As pat_check(), of what is on the medium; -2 if that cannot be read */
+ssize_t target_check(struct target *t, size_t len, uint64_t seed, off_t pos);
+
+/*
+ * The throttled disk: its data moves when a request's turn has come, at the end
+ * of the time in flight. slow_prime() uses up the burst that the throttle lets
+ * through and puts some requests ahead of those to come, so that these stay in
+ * flight for about @head_ms at least. Reads and writes queue separately: @write
+ * tells which are to come. QEMU merges requests for adjacent sectors, so leave
+ * gaps between them. The end of the disk belongs to slow_prime().
+ */
+struct slow {
+	struct target t;
+	struct ioq junk;
+	char *scratch;
+	off_t junk_pos;
+};
+
+int slow_open(struct slow *s);
+int slow_prime(struct slow *s, bool write, unsigned int head_ms);
+void slow_close(struct slow *s);
+
+/*
+ * Somebody who takes free pages and fills them, so that an I/O that still uses a
+ * freed page shows: as a wrong byte in here, or as 0x5a on the disk.
+ */
+#define GRAB_BYTE	0x5a
+
+struct grab {
+	enum mem_kind kind;
+	size_t len;
+	struct mem m;
+	pid_t pid;
+	int to[2], from[2];
+};
+
+/* @len bytes in this process, and as much in another one */
+int grab_init(struct grab *g, enum mem_kind kind, size_t len);
+int grab_fill(struct grab *g);
+/* -1, or the offset of the first byte that somebody changed */
+ssize_t grab_check(struct grab *g);
+void grab_exit(struct grab *g);
+
+void pin_to_cpu(int cpu);
+
+#endif

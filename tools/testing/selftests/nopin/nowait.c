@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * RWF_NOWAIT does not wait, least of all for somebody's invalidation: the I/O
+ * works at once or says EAGAIN.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define LEN	(16 * PAGE)
+#define SEED	31
+
+FIXTURE(nowait) {
+	struct target t;
+	struct mem m;
+	bool ready;
+};
+
+FIXTURE_VARIANT(nowait) {
+	const char *env;
+};
+
+FIXTURE_VARIANT_ADD(nowait, raw) { .env = "NOPIN_RAW" };
+FIXTURE_VARIANT_ADD(nowait, ext4) { .env = "NOPIN_EXT4" };
+FIXTURE_VARIANT_ADD(nowait, xfs) { .env = "NOPIN_XFS" };
+
+FIXTURE_SETUP(nowait)
+{
+	NEED(variant->env);
+	ASSERT_EQ(0, target_open(&self->t, variant->env, MB));
+	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, LEN));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(nowait)
+{
+	if (!self->ready)
+		return;
+	mem_put(&self->m);
+	target_close(&self->t);
+}
+
+static long nowait_rw(int fd, bool write, void *buf, size_t len, off_t pos)
+{
+	struct iovec iov = { .iov_base = buf, .iov_len = len };
+	ssize_t n = write ? pwritev2(fd, &iov, 1, pos, RWF_NOWAIT) :
+			    preadv2(fd, &iov, 1, pos, RWF_NOWAIT);
+
+	return n < 0 ? -errno : n;
+}
+
+/* On an idle device it mostly works, and if it does the data is right */
+TEST_F(nowait, works)
+{
+	int worked[2] = {};
+
+	for (int i = 0; i < 200; i++) {
+		bool write = i & 1;
+		long ret;
+
+		ASSERT_EQ(0, target_fill(&self->t, LEN, write ? ~i : i, 0));
+		pat_fill(self->m.p, LEN, write ? i : ~i, 0);
+		if (i % 8 == 0)
+			ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_DONTNEED));
+		ret = nowait_rw(self->t.fd, write, self->m.p, LEN, 0);
+		if (ret == -EAGAIN)
+			continue;
+		ASSERT_EQ(LEN, ret);
+		worked[write]++;
+		if (write) {
+			ASSERT_EQ(-1, target_check(&self->t, LEN, i, 0));
+		} else {
+			ASSERT_EQ(-1, pat_check(self->m.p, LEN, i, 0));
+		}
+	}
+	EXPECT_LT(0, worked[0]);
+	EXPECT_LT(0, worked[1]);
+}
+
+/*
+ * Somebody changes a mapping that has I/O in flight, so may have to wait, with the
+ * mmap_lock held: whoever faults waits as well, so let all others be ready before.
+ */
+struct changer {
+	char *p;
+	atomic_bool go, done;
+	int ret;
+};
+
+static void *changer_thread(void *arg)
+{
+	struct changer *c = arg;
+
+	while (!atomic_load(&c->go))
+		usleep(100);
+	c->ret = mprotect(c->p, LEN, PROT_READ | PROT_WRITE | PROT_EXEC);
+	atomic_store(&c->done, true);
+	return NULL;
+}
+
+static int start_slow(struct slow *s, struct ioq *q, char *buf)
+{
+	int ret = slow_prime(s, false, 500);
+
+	for (unsigned int i = 0; i < LEN / PAGE && !ret; i++)
+		ret = ioq_start(q, i, s->t.fd, false, buf + i * PAGE, PAGE,
+				i * 2 * PAGE);
+	return ret;
+}
+
+struct probe {
+	unsigned int reads, again, inside, longest;
+	long bad;
+};
+
+/* Reads to the buffer, and whether they return before the changer is done */
+static void probe(struct probe *p, struct changer *c, int fd, unsigned int ms)
+{
+	memset(p, 0, sizeof(*p));
+	for (uint64_t end = now_ms() + ms; now_ms() < end; p->reads++) {
+		uint64_t start = now_ms();
+		long ret = nowait_rw(fd, false, c->p, LEN, 0);
+		unsigned int took = now_ms() - start;
+
+		if (took > p->longest)
+			p->longest = took;
+		if (ret == -EAGAIN)
+			p->again++;
+		else if (ret != LEN)
+			p->bad = ret;
+		if (!atomic_load(&c->done))
+			p->inside++;
+		usleep(1000);
+	}
+}
+
+/*
+ * While a waiter drains the pages of a buffer, reads to the same pages from an
+ * idle device must come back before it is done.
+ */
+TEST_F_TIMEOUT(nowait, while_draining, 60)
+{
+	struct changer c = { .p = self->m.p };
+	struct probe p;
+	struct slow s;
+	struct ioq q;
+	pthread_t th;
+
+	NEED("NOPIN_SLOW");
+	ASSERT_EQ(0, slow_open(&s));
+	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
+	ASSERT_EQ(0, target_fill(&s.t, 2 * LEN, SEED, 0));
+	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
+	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
+	probe(&p, &c, self->t.fd, 5);
+	ASSERT_EQ(0, start_slow(&s, &q, self->m.p));
+	atomic_store(&c.go, true);
+	usleep(20000);
+	probe(&p, &c, self->t.fd, 200);
+	note("%u reads, %u EAGAIN, longest %u ms, %u while draining",
+	     p.reads, p.again, p.longest, p.inside);
+	ASSERT_EQ(0, pthread_join(th, NULL));
+	EXPECT_EQ(0, c.ret);
+	EXPECT_EQ(0, p.bad);
+	EXPECT_GT(100, p.longest);
+	if (mode_get() == MODE_NOPIN) {
+		/* A read that waits for the drain ends after it */
+		EXPECT_LT(2, p.inside);
+	}
+	ioq_exit(&q);
+
+	/* All is over: it works again */
+	for (int i = 0; i < 100; i++) {
+		if (nowait_rw(self->t.fd, false, self->m.p, LEN, 0) == LEN)
+			break;
+		ASSERT_LT(i, 99);
+		usleep(1000);
+	}
+	EXPECT_EQ(-1, pat_check(self->m.p, LEN, SEED, 0));
+	slow_close(&s);
+}
+
+/* io_uring tries with NOWAIT and hands over to a worker: right in the end */
+TEST_F_TIMEOUT(nowait, uring_while_draining, 60)
+{
+	enum { NR = 8 };
+	struct changer c = { .p = self->m.p };
+	struct ioq q, uring;
+	long res[NR];
+	struct slow s;
+	pthread_t th;
+
+	NEED("NOPIN_SLOW");
+	ASSERT_EQ(0, slow_open(&s));
+	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
+	ASSERT_EQ(0, ioq_init(&uring, ENG_URING, NR));
+	ASSERT_EQ(0, target_fill(&s.t, 2 * LEN, ~SEED, 0));
+	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
+	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
+	ASSERT_EQ(0, start_slow(&s, &q, self->m.p));
+	atomic_store(&c.go, true);
+	usleep(20000);
+	for (int i = 0; i < NR; i++)
+		ASSERT_EQ(0, ioq_start(&uring, i, self->t.fd, false, self->m.p,
+				       LEN, 0));
+	ASSERT_EQ(NR, ioq_reap(&uring, NR, res));
+	for (int i = 0; i < NR; i++)
+		EXPECT_EQ(LEN, res[i]);
+	ASSERT_EQ(0, pthread_join(th, NULL));
+	ioq_exit(&q);
+	ASSERT_EQ(LEN, ioq_rw(&uring, self->t.fd, false, self->m.p, LEN, 0));
+	EXPECT_EQ(-1, pat_check(self->m.p, LEN, SEED, 0));
+	ioq_exit(&uring);
+	slow_close(&s);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,303 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run the nopin tests as root, in a virtual machine: disks are overwritten.
+#
+#	run.sh pin|nopin [--long] [PROGRAM...] [-- ARGUMENT...]
+#	run.sh --list [PROGRAM...]
+#
+# ARGUMENTs go to the programs, which take those of kselftest_harness.h: for
+# instance "run.sh nopin lifetime -- -t munmap". Prints one TAP stream; exits 0
+# if all is well, 1 if not, 2 if it could not begin.
+#
+# The machine is made by tools/testing/vm/run with these options, and vm.sh runs
+# just that:
+#
+#	--cpus 2 --nodes 2 --mem 6G
+#	--disk virtio,size=512M			an ext4 file system
+#	--disk nvme,size=640M			an XFS
+#	--disk nvme,size=128M			raw
+#	--disk virtio,size=96M,iops=200		raw, where I/O takes its time
+#	--disk virtio,size=256M,iops=1500	raw, throttled under load
+#	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0"
+#
+# The disks are told apart by their sizes. Elsewhere name them in
+# NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS) and
+# NOPIN_CHURN.
+
+set -u
+
+programs="integrity errors selfmap nowait accounting saturate lifetime starve
+	dirty reclaim switch churn"
+here=$(dirname "$(readlink -f "$0")")
+mnt=/tmp/nopin
+nopin=/sys/kernel/mm/nopin
+
+usage()
+{
+	sed -n '5,10s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+}
+
+die()
+{
+	echo "Bail out! $*"
+	exit 2
+}
+
+# The programs are beside this file where the kernel's selftests are installed,
+# in the checkout's build directory otherwise
+if [ -z "${NOPIN_BIN:-}" ]; then
+	NOPIN_BIN=$here
+	[ -x "$here/integrity" ] || NOPIN_BIN=$here/../../../../build/selftests
+fi
+
+mode=
+list=
+selected=
+while [ $# -gt 0 ]; do
+	case $1 in
+	pin|nopin)	mode=$1 ;;
+	--list)		list=1 ;;
+	--long)		export NOPIN_LONG=1 ;;
+	--)		shift; break ;;
+	-*)		usage ;;
+	*)		selected="$selected $1" ;;
+	esac
+	shift
+done
+[ "$list$mode" ] || usage
+programs=${selected:-$programs}
+for p in $programs; do
+	[ -x "$NOPIN_BIN/$p" ] || die "no program $p in $NOPIN_BIN"
+done
+
+if [ "$list" ]; then
+	for p in $programs; do
+		echo "$p"
+		"$NOPIN_BIN/$p" -l 2>&1 | sed 's/^/	/'
+	done
+	exit 0
+fi
+
+# ---- the machine ----
+
+# disk PREFIX BYTES: the first block device of that name and size
+disk()
+{
+	for d in /sys/block/"$1"*; do
+		[ -e "$d/size" ] || continue
+		[ "$(cat "$d/size")" -eq $(($2 / 512)) ] || continue
+		echo "/dev/${d##*/}"
+		return
+	done
+}
+
+# put VALUE FILE, where the file may not exist
+put()
+{
+	[ ! -e "$2" ] || echo "$1" 2>/dev/null >"$2"
+}
+
+# mkmount TYPE DEVICE DIRECTORY MKFS...: sets where[type] on success
+mkmount()
+{
+	type=$1 dev=$2 dir=$3
+	shift 3
+	[ -b "$dev" ] || return 1
+	mkdir -p "$dir" &&
+	"$@" "$dev" >"$mnt/mkfs.log" 2>&1 &&
+	mount -t "$type" "$dev" "$dir" && return 0
+	echo "# cannot mount a $type on $dev:"
+	sed 's/^/# /' "$mnt/mkfs.log"
+	return 1
+}
+
+# nullb NAME MIB [ATTRIBUTE=VALUE...]: a null_blk device that keeps its data
+nullb()
+{
+	dir=/sys/kernel/config/nullb/$1
+	mkdir "$dir" 2>/dev/null || return 1
+	put "$2" "$dir/size"
+	put 1 "$dir/memory_backed"
+	shift 2
+	for a; do
+		put "${a#*=}" "$dir/${a%%=*}"
+	done
+	put 1 "$dir/power"
+	echo "/dev/${dir##*/}"
+}
+
+[ "$(id -u)" -eq 0 ] || die "must be root"
+mib=$((1024 * 1024))
+
+mkdir -p $mnt/bin || die "cannot make $mnt"
+# From memory: a root on the network is slow to page in, and may change
+for p in $programs; do
+	cp "$NOPIN_BIN/$p" $mnt/bin
+done
+grep -q " /sys/kernel/debug " /proc/mounts ||
+	mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+grep -q " /sys/kernel/config " /proc/mounts ||
+	mount -t configfs configfs /sys/kernel/config 2>/dev/null
+
+export NOPIN_RAW="${NOPIN_RAW:-$(disk nvme $((128 * mib)))}"
+export NOPIN_SLOW="${NOPIN_SLOW:-$(disk vd $((96 * mib)))}"
+export NOPIN_SLOW_IOPS="${NOPIN_SLOW_IOPS:-200}"
+export NOPIN_CHURN="${NOPIN_CHURN:-$(disk vd $((256 * mib)))}"
+disk_ext4=${NOPIN_DISK_EXT4:-$(disk vd $((512 * mib)))}
+disk_xfs=${NOPIN_DISK_XFS:-$(disk nvme $((640 * mib)))}
+
+for v in NOPIN_RAW NOPIN_SLOW NOPIN_CHURN; do
+	eval "d=\$$v"
+	if [ ! -b "$d" ]; then
+		echo "# no disk for $v"
+		unset $v
+		continue
+	fi
+	# Requests go out when they come, not merged with later ones
+	put none "/sys/block/${d##*/}/queue/scheduler"
+done
+
+# Everything is set up with the mode to be tested, as that is part of the test
+if [ -e $nopin/direct_io ]; then
+	echo "$mode" >$nopin/direct_io || die "cannot set the mode"
+elif [ "$mode" = nopin ]; then
+	die "this kernel has no nopin"
+fi
+
+mkmount ext4 "$disk_ext4" $mnt/ext4 mkfs.ext4 -q -F && export NOPIN_EXT4=$mnt/ext4
+mkmount xfs "$disk_xfs" $mnt/xfs mkfs.xfs -q -f && export NOPIN_XFS=$mnt/xfs
+
+put madvise /sys/kernel/mm/transparent_hugepage/enabled
+put madvise /sys/kernel/mm/transparent_hugepage/defrag
+put advise /sys/kernel/mm/transparent_hugepage/shmem_enabled
+put 32 /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+free_1g=/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages
+if [ -e $free_1g ] && [ "$(cat $free_1g)" -gt 0 ]; then
+	export NOPIN_1G=1
+fi
+
+# Devices and file systems whose I/O takes pins in either mode
+loop_file=$mnt/ext4/loop
+if [ -n "${NOPIN_EXT4:-}" ] && truncate -s 32M $loop_file; then
+	NOPIN_LOOP=$(losetup -f --show $loop_file) && export NOPIN_LOOP
+fi
+if [ -b /dev/zram0 ]; then
+	put 32M /sys/block/zram0/disksize && export NOPIN_ZRAM=/dev/zram0
+fi
+btrfs=$(nullb nullb-btrfs 256)
+command -v mkfs.btrfs >/dev/null &&
+	mkmount btrfs "${btrfs:-none}" $mnt/btrfs mkfs.btrfs -q -f &&
+	export NOPIN_BTRFS=$mnt/btrfs
+# A device with queues that are polled
+for d in /sys/block/nvme*; do
+	if [ "/dev/${d##*/}" = "$NOPIN_RAW" ] && [ "$(cat "$d/queue/io_poll")" = 1 ]; then
+		export NOPIN_POLL="$NOPIN_RAW"
+	fi
+done
+# And one that does what the device below it does
+if [ -e /dev/mapper/control ] && [ -n "${NOPIN_RAW:-}" ]; then
+	dmsetup --noudevsync create nopin \
+		--table "0 $((64 * mib / 512)) linear $NOPIN_RAW 0" >/dev/null &&
+		export NOPIN_DM=/dev/dm-0
+fi
+
+# Swap: memory, so that nothing waits for it for long
+swap=$(cat /sys/class/zram-control/hot_add 2>/dev/null)
+if [ -n "$swap" ] && put 512M "/sys/block/zram$swap/disksize" &&
+	mkswap "/dev/zram$swap" >/dev/null && swapon "/dev/zram$swap"; then
+	export NOPIN_SWAP="/dev/zram$swap"
+fi
+
+# ---- the tests ----
+
+pins()
+{
+	echo 1 >/proc/sys/vm/stat_refresh
+	awk '$1 == "nr_foll_pin_acquired" { a = $2 }
+	     $1 == "nr_foll_pin_released" { r = $2 }
+	     END { print a - r }' /proc/vmstat
+}
+
+run_all()
+{
+	for p in $programs; do
+		echo "@program $p"
+		begin=$(date +%s)
+		$mnt/bin/"$p" "$@" 2>&1
+		echo "@exit $?"
+		echo "# $p took $(($(date +%s) - begin)) seconds"
+	done
+
+	echo "@program run.sh"
+	# A ring whose process has ended may still be on its way out
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		left=$(pins)
+		[ "$left" -eq 0 ] && break
+		sleep 0.5
+	done
+	not=
+	if [ "$left" -ne 0 ]; then
+		echo "# $left pins were not released"
+		not="not "
+	fi
+	echo "${not}ok 1 pins taken are pins released"
+	if [ -e $nopin/direct_io ]; then
+		not="not "
+		grep -qF "[$mode]" $nopin/direct_io && not=
+		echo "${not}ok 2 the mode is still $mode"
+		grep -s . $nopin/fallback/* | sed 's/^.*\//# fallback /'
+	fi
+	grep -E '^(nopin_|nr_foll_pin_)' /proc/vmstat | sed 's/^/# /'
+	echo "@exit 0"
+}
+
+# One stream of the programs' streams
+# shellcheck disable=SC2016
+renumber='
+BEGIN { print "TAP version 13" }
+function result(bad, text) {
+	print (bad ? "not ok " : "ok ") ++n " " text
+	if (bad)
+		failed++
+	else if (text ~ /# SKIP/)
+		skipped++
+	seen++
+}
+$1 == "@program" {
+	program = $2
+	plan = seen = bad_here = 0
+	next
+}
+$1 == "@exit" {
+	# Died, or said that it failed while no test did
+	if (seen < plan || ($2 != 0 && $2 != 4 && failed == before))
+		result(1, program " ended early, status " $2)
+	before = failed
+	next
+}
+/^TAP version/ { next }
+/^1\.\.[0-9]+/ { plan = substr($1, 4) + 0; next }
+/^(not )?ok [0-9]+/ {
+	bad = $1 == "not"
+	sub(/^(not )?ok [0-9]+ /, "")
+	result(bad, program ": " $0)
+	fflush()
+	next
+}
+/^#/ { print; fflush(); next }
+/^$/ { next }
+{ print "# " $0 }
+END {
+	print "1.." n
+	printf "# %d passed, %d failed, %d skipped\n", n - failed - skipped,
+		failed, skipped
+	exit failed > 0
+}'
+
+start=$(date +%s)
+run_all "$@" | awk "$renumber"
+status=$?
+echo "# mode $mode: $(($(date +%s) - start)) seconds"
+exit $status

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Whoever waits for a buffer waits for the device, not for the task that does
+ * the I/O: pages are given back when the bio ends, wherever that is, and not
+ * when the submitter gets to run again (R5).
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define LEN		(64 * KB)
+#define HEAD_MS		300
+#define HOG_MS		3000
+#define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
+
+struct reader {
+	int fd;
+	char *buf;
+	int started;
+	long ret;
+};
+
+static void *reader_thread(void *arg)
+{
+	struct reader *r = arg;
+
+	pin_to_cpu(1);
+	__atomic_store_n(&r->started, 1, __ATOMIC_RELEASE);
+	r->ret = pread(r->fd, r->buf, LEN, 0);
+	return NULL;
+}
+
+/* Keeps everybody else but interrupts away from the reader's CPU */
+static void *hog_thread(void *arg)
+{
+	struct sched_param param = { .sched_priority = 50 };
+	uint64_t end = now_ms() + HOG_MS;
+	int *hogging = arg;
+
+	pin_to_cpu(1);
+	if (sched_setscheduler(0, SCHED_FIFO, &param)) {
+		__atomic_store_n(hogging, -1, __ATOMIC_RELEASE);
+		return NULL;
+	}
+	__atomic_store_n(hogging, 1, __ATOMIC_RELEASE);
+	while (now_ms() < end)
+		;
+	return NULL;
+}
+
+TEST(submitter)
+{
+	struct reader r = { 0 };
+	char runtime[32] = "";
+	pthread_t rth, hth;
+	uint64_t start, took;
+	struct slow slow;
+	int hogging = 0;
+	struct mem m;
+
+	NEED("NOPIN_SLOW");
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "needs two processors");
+	ASSERT_EQ(0, slow_open(&slow));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, LEN));
+	/* Real-time tasks leave some time to others, unless told not to */
+	ASSERT_EQ(0, sysfs_read(RT_RUNTIME, runtime, sizeof(runtime)));
+	ASSERT_EQ(0, sysfs_write(RT_RUNTIME, "-1"));
+
+	pin_to_cpu(0);
+	r.fd = slow.t.fd;
+	r.buf = m.p;
+	ASSERT_EQ(0, slow_prime(&slow, false, HEAD_MS));
+	ASSERT_EQ(0, pthread_create(&rth, NULL, reader_thread, &r));
+	while (!__atomic_load_n(&r.started, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	usleep(50000);
+	ASSERT_EQ(0, pthread_create(&hth, NULL, hog_thread, &hogging));
+	while (!__atomic_load_n(&hogging, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	EXPECT_EQ(1, hogging);
+
+	start = now_ms();
+	EXPECT_EQ(0, munmap(m.p, LEN));
+	took = now_ms() - start;
+	note("munmap took %u ms", (unsigned int)took);
+
+	pthread_join(hth, NULL);
+	pthread_join(rth, NULL);
+	sysfs_write(RT_RUNTIME, runtime);
+	EXPECT_EQ(LEN, r.ret);
+	/*
+	 * Long before the hog lets go, and before the scheduler lends the
+	 * reader some of its time after a second
+	 */
+	EXPECT_GT(HEAD_MS * 2, took);
+	slow_close(&slow);
+}
+
+TEST_HARNESS_MAIN

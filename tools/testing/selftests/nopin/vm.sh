@@ -1,0 +1,33 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build the tests and run them in a virtual machine with the devices they want:
+#
+#	vm.sh pin|nopin FLAVOR [ARGUMENT of run.sh...]
+#
+# VM_RUN in the environment holds more options for tools/testing/vm/run.
+
+set -eu
+
+here=$(dirname "$(readlink -f "$0")")
+repo=$(readlink -f "$here/../../../..")
+
+if [ $# -lt 2 ]; then
+	sed -n '4,8s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+fi
+mode=$1 flavor=$2
+shift 2
+
+make -s -C "$here"
+
+# shellcheck disable=SC2086
+exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
+	--cpus 2 --nodes 2 --mem 6G \
+	--disk virtio,size=512M \
+	--disk nvme,size=640M \
+	--disk nvme,size=128M \
+	--disk virtio,size=96M,iops=200 \
+	--disk virtio,size=256M,iops=1500 \
+	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0" \
+	--timeout 1800 ${VM_RUN-} -- "$here/run.sh" "$mode" "$@"
