@@ -23,6 +23,8 @@
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
+#include "blk.h"
+
 /*
  * How often the same pages are opened or faulted in before a bio is pinned. A
  * page that moves takes two: one while its PTE is a migration entry.
@@ -81,21 +83,26 @@ static __always_inline void bio_nopin_advance(struct bio_nopin_pos *pos,
 	pos->left -= len;
 }
 
-static __always_inline void bio_nopin_put(struct bio *bio)
+static noinline void bio_nopin_put_many(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	unsigned int i;
 
-	if (likely(!ext->is_array)) {
-		if (ext->nr)
-			nopin_exit(ext->range, ext->first, ext->nr, dir);
-		return;
-	}
 	for (i = 0; i < ext->nr; i++)
 		nopin_exit(ext->many[i].range, ext->many[i].first,
 			   ext->many[i].nr, dir);
 	kfree(ext->many);
+}
+
+static __always_inline void bio_nopin_put(struct bio *bio)
+{
+	struct nopin_extent *ext = &bio->bi_nopin;
+
+	if (likely(!ext->is_array))
+		nopin_exit(ext->range, ext->first, ext->nr, bio_nopin_dir(bio));
+	else
+		bio_nopin_put_many(bio);
 }
 
 /* Remember pages that have been entered; false if there is no room */
@@ -159,18 +166,56 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size)
 	return size;
 }
 
+/* How many pages the bio can take: it gets bio_vecs later if it has none yet */
+static unsigned short bio_nopin_max_vecs(const struct bio *bio)
+{
+	return bio->bi_max_vecs ?: BIO_MAX_VECS;
+}
+
+/* For bios that bio_nopin_vecs() let have none */
+static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
+{
+	unsigned short nr = max(bio_iov_vecs_to_alloc(iter, BIO_MAX_VECS),
+				BIO_NOPIN_VECS + 1);
+
+	/* This waits, but does not fail */
+	bio->bi_io_vec = bvec_alloc(&bio->bi_pool->bvec_pool, &nr, GFP_KERNEL);
+	bio->bi_max_vecs = nr;
+	/* That cache is for bios without */
+	bio->bi_opf &= ~REQ_ALLOC_CACHE;
+}
+
+/* What nopin_cached() returned for @addr: returns the number of bio_vecs */
+static unsigned short bio_nopin_copy(struct bio_vec *to,
+				     const struct bio_vec *bv,
+				     unsigned long addr, size_t len)
+{
+	size_t skip = addr & (bv->bv_len - 1), end = skip + len;
+	unsigned short nr = DIV_ROUND_UP(end, bv->bv_len);
+
+	memcpy(to, bv, nr * sizeof(*to));
+	to[nr - 1].bv_len -= nr * bv->bv_len - end;
+	to->bv_offset += skip;
+	to->bv_len -= skip;
+	return nr;
+}
+
 /*
  * Enter and translate as much of @iter as the bio can hold. Nothing is left
  * entered on errors: those of nopin_enter() and nopin_walk(), -ENXIO if a
- * range has to be created, -ENOSPC if there is no room for the extents. @fail
- * is the position of what they are about.
+ * range has to be created, -ENOBUFS if bio_vecs have to be allocated, -ENOSPC
+ * if there is no room for the extents. @fail is the position of what they are
+ * about.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			 struct bio_nopin_pos *fail)
 {
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
+	unsigned short max_vecs = bio_nopin_max_vecs(bio);
 	struct mm_struct *mm = current->mm;
+	/* Pieces of an iovec are too small and too many for that, as a rule */
+	bool cache = iter_is_ubuf(iter);
 	unsigned short vcnt = 0;
 	size_t size = 0;
 	int ret;
@@ -180,10 +225,12 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	nopin_window_begin();
 
 	/* the limit is for bv_len and bi_size, 32 bits each */
-	while (vcnt < bio->bi_max_vecs && size < SZ_1G) {
-		size_t room = (size_t)(bio->bi_max_vecs - vcnt) << PAGE_SHIFT;
+	while (vcnt < max_vecs && size < SZ_1G) {
+		size_t room = (size_t)(max_vecs - vcnt) << PAGE_SHIFT;
+		const struct bio_vec *bv = NULL;
 		struct nopin_range *range;
 		unsigned int first, nr;
+		bool huge;
 		unsigned long addr;
 		size_t len;
 
@@ -199,6 +246,8 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		if (unlikely(!range))
 			goto fail;
 		len = min(len, nopin_len(range, addr));
+		if (cache)
+			len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
 
 		first = nopin_index(range, addr);
 		nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
@@ -210,9 +259,23 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			ret = -ENOSPC;
 			goto fail;
 		}
-		ret = nopin_walk(mm, addr, len, dir, bio->bi_io_vec, &vcnt);
-		if (unlikely(ret))
+		if (cache)
+			bv = nopin_cached(range, first, nr, dir);
+		ret = -ENOBUFS;
+		if (unlikely(!bio->bi_max_vecs))
 			goto fail;
+		if (bv) {
+			vcnt += bio_nopin_copy(bio->bi_io_vec + vcnt, bv, addr,
+					       len);
+		} else {
+			ret = nopin_walk(mm, addr, len, dir, bio->bi_io_vec,
+					 &vcnt, &huge);
+			if (unlikely(ret))
+				goto fail;
+			if (cache)
+				nopin_learn(range, first, nr, dir,
+					    bio->bi_io_vec, size, huge);
+		}
 		size += len;
 		bio_nopin_advance(&pos, len);
 		if (!pos.left)
@@ -228,7 +291,8 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	return 0;
 
 fail:
-	bio_nopin_put(bio);
+	if (bio->bi_nopin.nr)
+		bio_nopin_put(bio);
 	nopin_window_end();
 	bio->bi_vcnt = 0;
 	*fail = pos;
@@ -242,7 +306,7 @@ fail:
 static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 			     struct bio_nopin_pos pos, bool nowait, bool fault)
 {
-	size_t room = (size_t)bio->bi_max_vecs << PAGE_SHIFT;
+	size_t room = (size_t)bio_nopin_max_vecs(bio) << PAGE_SHIFT;
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	unsigned long addr;
 	size_t len;
@@ -278,9 +342,50 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 	return 0;
 }
 
-static enum nopin_fallback bio_nopin_enter(struct bio *bio,
-					   const struct iov_iter *iter,
-					   bool nowait)
+/*
+ * The whole of @iter at once, if it is memory whose translation is known: the
+ * bio points to that. Callers have seen to it that it is a number of blocks.
+ */
+static __always_inline bool bio_nopin_point(struct bio *bio,
+					    struct iov_iter *iter)
+{
+	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
+	size_t len = iov_iter_count(iter);
+	const struct bio_vec *bv;
+
+	/* Nobody would free the bio's own bio_vecs */
+	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
+		return false;
+	addr = untagged_addr(addr);
+	nopin_window_begin();
+	bv = nopin_enter_cached(current->mm, addr, len, bio_nopin_dir(bio),
+				&bio->bi_nopin);
+	if (unlikely(!bv)) {
+		nopin_window_end();
+		return false;
+	}
+	bio->bi_io_vec = (struct bio_vec *)bv;
+	if (likely(bv->bv_len == PAGE_SIZE)) {
+		bio->bi_vcnt = bio->bi_nopin.nr;
+		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+	} else {
+		bio->bi_vcnt = 1;
+		bio->bi_iter.bi_bvec_done = addr & (bv->bv_len - 1);
+	}
+	bio->bi_iter.bi_size = len;
+	bio_set_flag(bio, BIO_CLONED);
+	/* What iov_iter_advance() does */
+	iter->iov_offset += len;
+	iter->count = 0;
+	return true;
+}
+
+/*
+ * A bio with as much of @iter as it can hold, whatever it takes. -EAGAIN if
+ * @again, and somebody would have to be waited for.
+ */
+static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
+			   bool again)
 {
 	size_t left = iov_iter_count(iter);
 	struct bio_nopin_pos pos;
@@ -290,6 +395,10 @@ static enum nopin_fallback bio_nopin_enter(struct bio *bio,
 	while ((ret = bio_nopin_try(bio, iter, &pos))) {
 		bool fault = ret == -EFAULT;
 
+		if (ret == -ENOBUFS) {
+			bio_nopin_alloc_vecs(bio, iter);
+			continue;
+		}
 		if (ret == -EBUSY)
 			return NOPIN_FALLBACK_BUSY;
 		if (ret == -EPERM)
@@ -298,6 +407,8 @@ static enum nopin_fallback bio_nopin_enter(struct bio *bio,
 			return NOPIN_FALLBACK_EXTENTS;
 		if (fault && iter->nofault)
 			return NOPIN_FALLBACK_INVALID;
+		if (again && (fault || ret == -ENXIO))
+			return -EAGAIN;
 		if (pos.left < left) {
 			left = pos.left;
 			tries = 0;
@@ -312,14 +423,14 @@ static enum nopin_fallback bio_nopin_enter(struct bio *bio,
 		if (ret == -ENOMEM)
 			return NOPIN_FALLBACK_NOMEM;
 		if (ret == -EAGAIN && nowait)
-			return NOPIN_FALLBACK_NOWAIT;
+			return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
 	}
 	return NOPIN_FALLBACK_NONE;
 }
 
 /* What can be told without a look at the memory */
-static enum nopin_fallback bio_nopin_unfit(struct bio *bio, struct kiocb *iocb,
-					   bool late_access)
+static __always_inline enum nopin_fallback
+bio_nopin_unfit(struct bio *bio, struct kiocb *iocb, unsigned int flags)
 {
 	/* Who polls may be who waits, with no interrupt to end the bio */
 	if ((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb) &&
@@ -327,7 +438,7 @@ static enum nopin_fallback bio_nopin_unfit(struct bio *bio, struct kiocb *iocb,
 		return NOPIN_FALLBACK_POLLED;
 	if (!bdev_nopin(bio->bi_bdev) && !nopin_broken(DEVICE))
 		return NOPIN_FALLBACK_DEVICE;
-	if (late_access && !nopin_broken(FS))
+	if ((flags & BIO_NOPIN_LATE_ACCESS) && !nopin_broken(FS))
 		return NOPIN_FALLBACK_FS;
 	/* Limits other than those of the bio decide what fits */
 	if (bio_op(bio) == REQ_OP_ZONE_APPEND)
@@ -352,40 +463,25 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 static void bio_nopin_break(struct bio *bio, struct kiocb *iocb) { }
 #endif
 
-/**
- * bio_nopin_get_pages - add user pages to a bio, with pins only if need be
- * @bio: bio without pages, its operation and device set
- * @iter: user memory; advanced over what was added
- * @iocb: the I/O
- * @late_access: somebody touches the pages after the bio's end_io, or handles
- *	the end of the bio in other ways than this file expects
- *
- * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
- * pages are released by bio_release_pages() or bio_check_pages_dirty() in
- * either case; those calls must come from the bio's end_io, and the bio must
- * be submitted without anything in between that may sleep.
- *
- * IOCB_NOWAIT neither waits for invalidations nor fails because of them: by the
- * time pages are needed, some callers can no longer report -EAGAIN, and a pin
- * is what they got before.
- *
- * Context: Process context of a task that uses the mm of @iter. May sleep, as
- * bio_iov_iter_get_pages() does.
- *
- * Return: as bio_iov_iter_get_pages(): 0 if something was added, -EFAULT if the
- * memory cannot be accessed, other errors of pin_user_pages_fast().
- */
-int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, bool late_access)
+static noinline int bio_nopin_get_pages_slow(struct bio *bio,
+					     struct iov_iter *iter,
+					     struct kiocb *iocb,
+					     unsigned int flags)
 {
-	enum nopin_fallback cause;
+	int cause;
 
-	cause = bio_nopin_unfit(bio, iocb, late_access);
-	if (likely(!cause))
+	cause = bio_nopin_unfit(bio, iocb, flags);
+	if (!cause)
 		cause = bio_nopin_enter(bio, iter,
-					iocb->ki_flags & IOCB_NOWAIT);
-	if (unlikely(cause)) {
+					iocb->ki_flags & IOCB_NOWAIT,
+					(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
+					!(flags & BIO_NOPIN_STARTED));
+	if (cause < 0)
+		return cause;
+	if (cause) {
 		nopin_count_fallback(cause);
+		if (!bio->bi_max_vecs)
+			bio_nopin_alloc_vecs(bio, iter);
 		return bio_iov_iter_get_pages(bio, iter);
 	}
 
@@ -394,6 +490,48 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	count_vm_event(NOPIN_BIO);
 	bio_nopin_break(bio, iocb);
 	return 0;
+}
+
+/**
+ * bio_nopin_get_pages - add user pages to a bio, with pins only if need be
+ * @bio: bio without pages, its operation and device set
+ * @iter: user memory; advanced over what was added
+ * @iocb: the I/O
+ * @flags: BIO_NOPIN_LATE_ACCESS if somebody touches the pages after the bio's
+ *	end_io, or handles the end of the bio in other ways than this file
+ *	expects; BIO_NOPIN_STARTED if some of the I/O is on its way, so that it
+ *	cannot be tried again as a whole
+ *
+ * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
+ * pages are released by bio_release_pages() or bio_check_pages_dirty() in
+ * either case; those calls must come from the bio's end_io, and the bio must
+ * be submitted without anything in between that may sleep.
+ *
+ * IOCB_NOWAIT neither waits for invalidations nor fails because of them: by the
+ * time pages are needed, some callers can no longer report -EAGAIN, and a pin
+ * is what they got before. Those who set IOCB_NOPIN_AGAIN prefer -EAGAIN, to
+ * waiting for page faults as well, and try again where they can wait.
+ *
+ * Context: Process context of a task that uses the mm of @iter. May sleep, as
+ * bio_iov_iter_get_pages() does.
+ *
+ * Return: as bio_iov_iter_get_pages(): 0 if something was added, -EFAULT if the
+ * memory cannot be accessed, -EAGAIN as said above, other errors of
+ * pin_user_pages_fast().
+ */
+int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
+			struct kiocb *iocb, unsigned int flags)
+{
+	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
+
+	if (iter_is_ubuf(iter) && likely(!bio_nopin_unfit(bio, iocb, flags)) &&
+	    likely(bio_nopin_point(bio, iter))) {
+		bio_set_flag(bio, BIO_NOPIN);
+		count_vm_event(NOPIN_BIO);
+		bio_nopin_break(bio, iocb);
+		return 0;
+	}
+	return bio_nopin_get_pages_slow(bio, iter, iocb, flags);
 }
 
 /**

@@ -10,6 +10,7 @@
 #include <linux/jump_label.h>
 #include <linux/mm_types.h>
 #include <linux/nopin_types.h>
+#include <linux/sizes.h>
 
 struct bio;
 struct bio_vec;
@@ -61,11 +62,31 @@ enum nopin_fallback {
 	NOPIN_NR_FALLBACKS
 };
 
+/**
+ * enum nopin_io_uring - how io_uring registers buffers
+ * @NOPIN_IO_URING_PIN: pinned; IORING_RSRC_REGISTER_NOPIN is not known
+ * @NOPIN_IO_URING_FLAG: pinned, unless there is that flag
+ * @NOPIN_IO_URING_NOPIN: not pinned
+ * @NOPIN_NR_IO_URING: number of choices
+ */
+enum nopin_io_uring {
+	NOPIN_IO_URING_PIN,
+	NOPIN_IO_URING_FLAG,
+	NOPIN_IO_URING_NOPIN,
+	NOPIN_NR_IO_URING
+};
+
+/* Translations are kept per piece of this size and alignment */
+#define NOPIN_CACHE_SIZE	SZ_2M
+
 #ifdef CONFIG_NOPIN
 
 DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
+extern enum nopin_io_uring nopin_io_uring;
 
 /* The core, mm/nopin/ */
+unsigned int nopin_index(const struct nopin_range *range, unsigned long addr);
+size_t nopin_len(const struct nopin_range *range, unsigned long addr);
 static inline void nopin_mm_init(struct mm_struct *mm)
 {
 	mm->nopin = NULL;
@@ -74,25 +95,45 @@ static inline void nopin_mm_init(struct mm_struct *mm)
 void nopin_mm_exit(struct mm_struct *mm);
 struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr);
 struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
-unsigned int nopin_index(const struct nopin_range *range, unsigned long addr);
-size_t nopin_len(const struct nopin_range *range, unsigned long addr);
 
 int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
+const struct bio_vec *nopin_enter_cached(struct mm_struct *mm,
+					 unsigned long addr, size_t len,
+					 enum nopin_dir dir,
+					 struct nopin_extent *ext);
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
 int nopin_open(struct nopin_range *range, unsigned int first,
 	       unsigned int nr, enum nopin_dir dir, bool nowait);
 int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
-	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt);
+	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
+	       bool *huge);
+const struct bio_vec *nopin_cached(struct nopin_range *range,
+				   unsigned int first, unsigned int nr,
+				   enum nopin_dir dir);
+void nopin_learn(struct nopin_range *range, unsigned int first,
+		 unsigned int nr, enum nopin_dir dir, const struct bio_vec *bv,
+		 size_t skip, bool huge);
+unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
+				   size_t len);
 void nopin_count_fallback(enum nopin_fallback cause);
 
+#ifdef CONFIG_LOCKDEP
 void nopin_window_begin(void);
 void nopin_window_end(void);
+#else
+static inline void nopin_window_begin(void) { }
+static inline void nopin_window_end(void) { }
+#endif
 
 /* The bio glue, block/bio-nopin.c */
+/* How bio_iov_iter_get_pages_nopin() is called */
+#define BIO_NOPIN_LATE_ACCESS	1	/* pages are touched after the bio's end */
+#define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
+
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, bool late_access);
+			struct kiocb *iocb, unsigned int flags);
 void bio_nopin_exit(struct bio *bio);
 
 #else /* !CONFIG_NOPIN */

@@ -27,6 +27,10 @@ enum nopin_break_rule {
 	NOPIN_BREAK_FREE,	/* free ranges without a grace period */
 	NOPIN_BREAK_REOPEN,	/* reopen pages during invalidations */
 	NOPIN_BREAK_OVERFLOW,	/* do not check for a count that is full */
+	NOPIN_BREAK_STALE,	/* keep translations in an invalidation */
+	NOPIN_BREAK_YOUNG,	/* do not tell reclaim of cached use */
+	NOPIN_BREAK_MM,		/* use fixed buffers of another mm as if ours */
+	NOPIN_BREAK_CLONE,	/* clone fixed buffers without a reference */
 	NOPIN_NR_BREAKS
 };
 

@@ -8,24 +8,10 @@
  */
 
 #include <linux/mm.h>
-#include <linux/mutex.h>
 #include <linux/nopin.h>
 #include <linux/slab.h>
-#include <linux/xarray.h>
 
 #include "nopin.h"
-
-/**
- * struct nopin_mm - the ranges of an mm
- * @slot: ranges used lately, at the low bits of their index
- * @ranges: all ranges, by index (address >> NOPIN_MM_SHIFT)
- * @lock: one creation of a range at a time
- */
-struct nopin_mm {
-	struct nopin_range	*slot[NOPIN_MM_SLOTS];
-	struct xarray		ranges;
-	struct mutex		lock;	/* creation of ranges */
-};
 
 /**
  * nopin_mm_find - find the range of an address
@@ -40,24 +26,19 @@ struct nopin_mm {
 struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr)
 {
 	unsigned long index = addr >> NOPIN_MM_SHIFT;
-	struct nopin_range *range, **slot;
+	struct nopin_range *range = nopin_mm_slot(mm, addr);
 	struct nopin_mm *nm;
 
+	if (likely(range))
+		return range;
 	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
 	nm = smp_load_acquire(&mm->nopin);
-	if (unlikely(!nm))
+	if (!nm)
 		return NULL;
-
-	slot = &nm->slot[index % NOPIN_MM_SLOTS];
-	/* Pairs with the smp_store_release() of this slot, below */
-	range = smp_load_acquire(slot);
-	if (likely(range && range->start >> NOPIN_MM_SHIFT == index))
-		return range;
-
 	range = xa_load(&nm->ranges, index);
 	if (range) {
-		/* Pairs with the smp_load_acquire() of this slot, above */
-		smp_store_release(slot, range);
+		/* Pairs with the smp_load_acquire() in nopin_mm_slot() */
+		smp_store_release(&nm->slot[index % NOPIN_MM_SLOTS], range);
 	}
 	return range;
 }
@@ -128,6 +109,35 @@ struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr)
 unlock:
 	mutex_unlock(&nm->lock);
 	return range;
+}
+
+/**
+ * nopin_mm_count_cached - how many pages have translations?
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address, untagged
+ * @len: number of bytes
+ *
+ * Context: Any that can use the mm. Does not sleep.
+ *
+ * Return: the number of pages whose translation is known.
+ */
+unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
+				   size_t len)
+{
+	unsigned int nr = 0;
+
+	while (len) {
+		struct nopin_range *range = nopin_mm_find(mm, addr);
+		size_t piece = min(len, NOPIN_CACHE_SIZE -
+					addr % NOPIN_CACHE_SIZE);
+
+		if (range)
+			nr += nopin_count_cached(range, nopin_index(range, addr),
+						 nopin_index(range, addr + piece - 1) + 1);
+		addr += piece;
+		len -= piece;
+	}
+	return nr;
 }
 
 /**

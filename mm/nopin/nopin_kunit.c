@@ -6,6 +6,7 @@
  * all that happens to a page is what the test does.
  * nopin-walk: translation of real mappings.
  * nopin-mapping: what the rest of mm does to mappings with I/O on them.
+ * nopin-cache: translations that are kept from one I/O to the next.
  *
  * Whatever may have to wait runs in a thread of its own (an "op"), and the test
  * looks whether it is blocked, does the next step, and looks again. Threads and
@@ -80,8 +81,10 @@ struct entered {
 
 /**
  * struct fixture - what every test has
- * @mm: address space of the protocol tests, otherwise NULL
+ * @mm: address space of the protocol and cache tests, otherwise NULL
  * @range: a range of it
+ * @cached: in the cache tests, a range of it that is found by address
+ * @hits: translations that were known, in the churn test of the cache
  * @entered: pages that are entered
  * @nr_entered: number of them
  * @ops: all &struct op
@@ -90,6 +93,8 @@ struct entered {
 struct fixture {
 	struct mm_struct	*mm;
 	struct nopin_range	*range;
+	struct nopin_range	*cached;
+	unsigned int		hits;
 	struct entered		entered[MAX_ENTERED];
 	unsigned int		nr_entered;
 	struct list_head	ops;
@@ -1738,6 +1743,7 @@ static int translate_piece(struct kunit *test, unsigned long addr, size_t len,
 	struct mm_struct *mm = current->mm;
 	struct nopin_range *range;
 	unsigned int first, nr, tries = 100;
+	bool huge;
 	int ret;
 
 	range = nopin_mm_get(mm, addr);
@@ -1757,7 +1763,7 @@ static int translate_piece(struct kunit *test, unsigned long addr, size_t len,
 	if (ret)
 		return ret;
 
-	ret = nopin_walk(mm, addr, len, dir, bvec, vcnt);
+	ret = nopin_walk(mm, addr, len, dir, bvec, vcnt, &huge);
 	if (ret)
 		leave(test, range, first, nr, dir);
 	nopin_window_end();
@@ -2246,6 +2252,7 @@ static void test_failure_keeps_vcnt(struct kunit *test)
 	struct nopin_range *range;
 	struct bio_vec bvec[16];
 	unsigned int first;
+	bool huge;
 	int ret;
 
 	fault_write(test, addr, 4 * PAGE_SIZE);
@@ -2265,7 +2272,7 @@ static void test_failure_keeps_vcnt(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, enter(test, range, first, 4, NOPIN_FROM_DEVICE),
 			0);
 	ret = nopin_walk(current->mm, addr + 2 * PAGE_SIZE, 4 * PAGE_SIZE,
-			 NOPIN_FROM_DEVICE, bvec, &vcnt);
+			 NOPIN_FROM_DEVICE, bvec, &vcnt, &huge);
 	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
 	KUNIT_EXPECT_EQ(test, vcnt, before);
 	if (vcnt > 1)
@@ -2421,6 +2428,7 @@ static void test_walk_is_atomic(struct kunit *test)
 	struct atomic_walk *aw;
 	unsigned short vcnt = 0;
 	unsigned int i;
+	bool huge;
 	int ret;
 
 	aw = kunit_kzalloc(test, sizeof(*aw), GFP_KERNEL);
@@ -2446,7 +2454,7 @@ static void test_walk_is_atomic(struct kunit *test)
 		barrier();
 		vcnt = 0;
 		ret = nopin_walk(current->mm, addr, len, NOPIN_FROM_DEVICE,
-				 aw->bvec, &vcnt);
+				 aw->bvec, &vcnt, &huge);
 		if (ret)
 			break;
 	}
@@ -2908,8 +2916,11 @@ static int op_churn_fn(struct op *op)
 	return rounds;
 }
 
-/* R1: the process sees what the device wrote, as long as a page is entered */
-static void test_churn(struct kunit *test)
+/* @find enters and translates; it gets the same address @repeat times */
+static void churn(struct kunit *test, unsigned int repeat,
+		  int (*find)(struct kunit *test, unsigned long addr,
+			      size_t len, enum nopin_dir dir,
+			      struct bio_vec *bvec, unsigned short *vcnt))
 {
 	unsigned int served = 0, refused = 0, bad = 0, i;
 	struct bio_vec bvec[4];
@@ -2930,18 +2941,19 @@ static void test_churn(struct kunit *test)
 		.arg	= c,
 	});
 
-	for (i = 0; i < CHURN_ROUNDS; i++) {
+	for (i = 0; i < CHURN_ROUNDS * repeat; i++) {
 		unsigned long addr, cpu, *dev;
 		unsigned short vcnt = 0;
 
-		seed = next_pseudo_random32(seed);
+		if (i % repeat == 0)
+			seed = next_pseudo_random32(seed);
 		dir = seed >> 31;
 		addr = c->addr + (seed >> 8) % CHURN_PAGES * PAGE_SIZE +
 		       (seed >> 16) % 32 * sizeof(cpu);
 
 		/* the mapping may be read-only for the moment */
 		if (fault_in_safe_writeable((char __user *)addr, sizeof(cpu)) ||
-		    translate(test, addr, sizeof(cpu), dir, bvec, &vcnt)) {
+		    find(test, addr, sizeof(cpu), dir, bvec, &vcnt)) {
 			refused++;
 			cond_resched();
 			continue;
@@ -2951,7 +2963,7 @@ static void test_churn(struct kunit *test)
 				      bvec[0].bv_offset / PAGE_SIZE) +
 		      bvec[0].bv_offset % PAGE_SIZE;
 		if (dir == NOPIN_FROM_DEVICE)
-			WRITE_ONCE(*dev, seed);
+			WRITE_ONCE(*dev, seed + i);
 		if (!(seed & 0x700))
 			usleep_range(50, 200);
 		if (copy_from_user_nofault(&cpu, (void __user *)addr,
@@ -2968,6 +2980,12 @@ static void test_churn(struct kunit *test)
 	KUNIT_EXPECT_GT(test, served, 0);
 	kunit_info(test, "served %u, refused %u, %d changes\n", served, refused,
 		   op->ret);
+}
+
+/* R1: the process sees what the device wrote, as long as a page is entered */
+static void test_churn(struct kunit *test)
+{
+	churn(test, 1, translate);
 }
 
 static struct kunit_case mapping_cases[] = {
@@ -2989,7 +3007,1192 @@ static struct kunit_suite mapping_suite = {
 	.test_cases	= mapping_cases,
 };
 
-kunit_test_suites(&protocol_suite, &walk_suite, &mapping_suite);
+/*
+ * nopin-cache
+ *
+ * Most of it is on an mm without mappings, with page structs that nobody looks
+ * into for what a walk would have found.
+ */
+
+#define CACHE_ADDR	(4UL << NOPIN_MM_SHIFT)
+/* Pages that are open at the beginning, in chunks that were walked enough */
+#define CACHE_PAGES	(2 * NOPIN_CHUNK_PAGES)
+
+static unsigned long cache_addr(unsigned int page)
+{
+	return CACHE_ADDR + page * PAGE_SIZE;
+}
+
+/* Of many that are adjacent */
+static struct page *some_page(struct kunit *test)
+{
+	return virt_to_page(test->priv);
+}
+
+static void enter_opened(struct kunit *test, struct nopin_range *range,
+			 unsigned int first, unsigned int nr,
+			 enum nopin_dir dir)
+{
+	unsigned int tries = 100;
+	int ret;
+
+	while ((ret = enter(test, range, first, nr, dir)) == -EAGAIN && --tries)
+		nopin_open(range, first, nr, dir, false);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+}
+
+/* I/O that finds those pages, adjacent from @page on, in the page tables */
+static void learn(struct kunit *test, struct nopin_range *range,
+		  unsigned int first, unsigned int nr, enum nopin_dir dir,
+		  struct page *page, bool huge)
+{
+	struct bio_vec bv;
+
+	bvec_set_page(&bv, page, nr * PAGE_SIZE, 0);
+	enter_opened(test, range, first, nr, dir);
+	nopin_learn(range, first, nr, dir, &bv, 0, huge);
+	leave(test, range, first, nr, dir);
+}
+
+/* The whole chunk, both directions */
+static void learn_chunk(struct kunit *test, struct nopin_range *range,
+			unsigned int first, bool huge)
+{
+	struct page *page = some_page(test) + first;
+
+	learn(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_FROM_DEVICE, page,
+	      huge);
+	learn(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_TO_DEVICE, page,
+	      huge);
+}
+
+/* Where the page @i behind @first is, given what nopin_cached() returned */
+static struct page *cached_page(const struct bio_vec *bv, unsigned int first,
+				unsigned int i)
+{
+	if (bv->bv_len == NOPIN_CACHE_SIZE && !bv->bv_offset)
+		return bv->bv_page + first % NOPIN_CHUNK_PAGES + i;
+	if (bv[i].bv_len != PAGE_SIZE || bv[i].bv_offset)
+		return NULL;
+	return bv[i].bv_page;
+}
+
+static unsigned int wrong_pages(const struct bio_vec *bv, unsigned int first,
+				unsigned int nr, struct page *page)
+{
+	unsigned int i, wrong = 0;
+
+	for (i = 0; i < nr; i++)
+		wrong += cached_page(bv, first, i) != page + i;
+	return wrong;
+}
+
+static void expect_cached(int line, struct kunit *test,
+			  struct nopin_range *range, unsigned int first,
+			  unsigned int nr, enum nopin_dir dir,
+			  struct page *page)
+{
+	const struct bio_vec *bv;
+
+	enter_opened(test, range, first, nr, dir);
+	bv = nopin_cached(range, first, nr, dir);
+	KUNIT_EXPECT_EQ_MSG(test, !!bv, !!page, "in line %d", line);
+	if (bv && page)
+		KUNIT_EXPECT_EQ_MSG(test, wrong_pages(bv, first, nr, page), 0,
+				    "in line %d", line);
+	leave(test, range, first, nr, dir);
+}
+
+/* That these pages are known, adjacent from the given one on, or not known */
+#define EXPECT_CACHED(...)	expect_cached(__LINE__, __VA_ARGS__)
+#define EXPECT_UNKNOWN(...)	expect_cached(__LINE__, __VA_ARGS__, NULL)
+
+/* An invalidation that nobody is in the way of */
+static void change(struct nopin_range *range, unsigned int first,
+		   unsigned int nr)
+{
+	struct mmu_notifier_range mn;
+
+	inval_start(&mn, range, first, nr);
+	inval_end(&mn);
+}
+
+static unsigned int count_cached(struct nopin_range *range)
+{
+	return nopin_count_cached(range, 0, CACHE_PAGES);
+}
+
+static const struct bio_vec *enter_cached(struct kunit *test,
+					  struct mm_struct *mm,
+					  unsigned long addr, size_t len,
+					  enum nopin_dir dir,
+					  struct nopin_extent *ext)
+{
+	struct fixture *f = test->priv;
+	const struct bio_vec *bv;
+
+	KUNIT_ASSERT_LT(test, f->nr_entered, MAX_ENTERED);
+	bv = nopin_enter_cached(mm, addr, len, dir, ext);
+	if (bv)
+		f->entered[f->nr_entered++] = (struct entered) {
+			.range	= ext->range,
+			.first	= ext->first,
+			.nr	= ext->nr,
+			.dir	= dir,
+		};
+	return bv;
+}
+
+static void expect_no_entry(int line, struct kunit *test, unsigned long addr,
+			    size_t len, enum nopin_dir dir)
+{
+	struct fixture *f = test->priv;
+	struct nopin_extent ext;
+
+	KUNIT_EXPECT_NULL_MSG(test, enter_cached(test, f->mm, addr, len, dir,
+						 &ext), "in line %d", line);
+}
+
+/* That nopin_enter_cached() declines; see to it that it left nothing behind */
+#define EXPECT_NO_ENTRY(...)	expect_no_entry(__LINE__, __VA_ARGS__)
+
+static int cache_init(struct kunit *test)
+{
+	struct nopin_range *range;
+	struct fixture *f;
+	unsigned int i;
+	int ret;
+
+	ret = fixture_init(test);
+	if (ret)
+		return ret;
+	f = test->priv;
+	f->mm = mm_alloc();
+	if (!f->mm)
+		return -ENOMEM;
+	range = nopin_mm_get(f->mm, CACHE_ADDR);
+	if (IS_ERR(range))
+		return PTR_ERR(range);
+	f->cached = range;
+	/* this is what makes nopin_enter_cached() see it */
+	KUNIT_ASSERT_PTR_EQ(test, nopin_mm_find(f->mm, CACHE_ADDR), range);
+
+	open_pages(test, range, 0, CACHE_PAGES, NOPIN_FROM_DEVICE);
+	open_pages(test, range, 0, CACHE_PAGES, NOPIN_TO_DEVICE);
+	for (i = 0; i < CACHE_PAGES; i += NOPIN_CHUNK_PAGES)
+		learn(test, range, i, NOPIN_CHUNK_PAGES, NOPIN_TO_DEVICE,
+		      some_page(test) + i, false);
+	return 0;
+}
+
+static void cache_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	enum nopin_dir dir;
+	unsigned int i;
+
+	if (!f)
+		return;
+	leave_all(f);
+	/* What was entered by mistake would keep the mm from going away */
+	for (i = 0; f->cached && i < 2 * CACHE_PAGES; i++)
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+			while (state(f->cached, i, dir) & NOPIN_PAGE_MAX)
+				nopin_exit(f->cached, i, 1, dir);
+	fixture_exit(test);
+}
+
+/* Memory that is used once or twice is not kept, and each chunk counts alone */
+static void test_threshold(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	unsigned int a = CACHE_PAGES, b = a + NOPIN_CHUNK_PAGES;
+
+	learn(test, range, a, NOPIN_CHUNK_PAGES - 2, NOPIN_TO_DEVICE, page,
+	      false);
+	learn(test, range, b, NOPIN_CHUNK_PAGES - 1, NOPIN_TO_DEVICE, page,
+	      false);
+	/* the same page over and over is as good as another one */
+	learn(test, range, a, 1, NOPIN_FROM_DEVICE, page, false);
+	learn(test, range, a, 1, NOPIN_TO_DEVICE, page, false);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, a, a + CACHE_PAGES),
+			0);
+	EXPECT_UNKNOWN(test, range, a, 1, NOPIN_FROM_DEVICE);
+	EXPECT_UNKNOWN(test, range, a, 1, NOPIN_TO_DEVICE);
+
+	learn(test, range, a + 7, 3, NOPIN_FROM_DEVICE, page + 7, false);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, a, a + CACHE_PAGES),
+			3);
+	EXPECT_CACHED(test, range, a + 7, 3, NOPIN_FROM_DEVICE, page + 7);
+	EXPECT_UNKNOWN(test, range, a, 1, NOPIN_FROM_DEVICE);
+
+	/* that one is a page short still */
+	learn(test, range, b, 1, NOPIN_FROM_DEVICE, page, false);
+	EXPECT_UNKNOWN(test, range, b, 1, NOPIN_FROM_DEVICE);
+	learn(test, range, b, 1, NOPIN_FROM_DEVICE, page, false);
+	EXPECT_CACHED(test, range, b, 1, NOPIN_FROM_DEVICE, page);
+}
+
+/* An invalidation of a page forgets this one, which is missed by who needs it */
+static void test_unknown_page(struct kunit *test)
+{
+	static const unsigned int pages[] = {
+		0, 1, 7, 8, 63, 64, 100, 127, NOPIN_CHUNK_PAGES - 1,
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	enum nopin_dir dir;
+	unsigned int i;
+
+	learn_chunk(test, range, 0, false);
+	learn_chunk(test, range, NOPIN_CHUNK_PAGES, false);
+	KUNIT_EXPECT_EQ(test, count_cached(range), CACHE_PAGES);
+	for (i = 0; i < 2 * ARRAY_SIZE(pages); i++) {
+		unsigned int bad = pages[i / 2], next = bad + 1;
+
+		dir = i % 2;
+		change(range, bad, 1);
+		KUNIT_EXPECT_EQ(test, count_cached(range), CACHE_PAGES - 1);
+		EXPECT_UNKNOWN(test, range, bad, 1, dir);
+		EXPECT_UNKNOWN(test, range, 0, NOPIN_CHUNK_PAGES, dir);
+		EXPECT_UNKNOWN(test, range, 0, next, dir);
+		EXPECT_UNKNOWN(test, range, bad, NOPIN_CHUNK_PAGES - bad, dir);
+		if (bad)
+			EXPECT_CACHED(test, range, 0, bad, dir, page);
+		if (next < NOPIN_CHUNK_PAGES)
+			EXPECT_CACHED(test, range, next,
+				      NOPIN_CHUNK_PAGES - next, dir,
+				      page + next);
+
+		/* another page is there now */
+		learn(test, range, bad, 1, dir, page + 3 * CACHE_PAGES, false);
+		EXPECT_CACHED(test, range, bad, 1, dir, page + 3 * CACHE_PAGES);
+		change(range, bad, 1);
+		learn(test, range, bad, 1, NOPIN_FROM_DEVICE, page + bad,
+		      false);
+		learn(test, range, bad, 1, NOPIN_TO_DEVICE, page + bad, false);
+		EXPECT_CACHED(test, range, 0, NOPIN_CHUNK_PAGES, dir, page);
+	}
+	EXPECT_CACHED(test, range, NOPIN_CHUNK_PAGES, NOPIN_CHUNK_PAGES,
+		      NOPIN_FROM_DEVICE, page + NOPIN_CHUNK_PAGES);
+
+	/* from one chunk to the next */
+	change(range, NOPIN_CHUNK_PAGES - 2, 5);
+	KUNIT_EXPECT_EQ(test, count_cached(range), CACHE_PAGES - 5);
+	EXPECT_CACHED(test, range, 0, NOPIN_CHUNK_PAGES - 2, NOPIN_TO_DEVICE,
+		      page);
+	EXPECT_UNKNOWN(test, range, NOPIN_CHUNK_PAGES - 2, 1, NOPIN_TO_DEVICE);
+	EXPECT_UNKNOWN(test, range, NOPIN_CHUNK_PAGES + 2, 1, NOPIN_TO_DEVICE);
+	EXPECT_CACHED(test, range, NOPIN_CHUNK_PAGES + 3, 100, NOPIN_TO_DEVICE,
+		      page + NOPIN_CHUNK_PAGES + 3);
+}
+
+/* What a device may read is not what it may write, but it is the same page */
+static void test_directions(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	const struct bio_vec *bv[NOPIN_NR_DIRS];
+	unsigned int first;
+	enum nopin_dir dir;
+	bool huge;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		huge = dir == NOPIN_TO_DEVICE;
+		first = dir * NOPIN_CHUNK_PAGES;
+		learn(test, range, first + 60, 10, dir, page + 60, huge);
+		EXPECT_CACHED(test, range, first + 60, 10, dir, page + 60);
+		EXPECT_UNKNOWN(test, range, first + 60, 10, !dir);
+		EXPECT_UNKNOWN(test, range, first + 62, 1, !dir);
+
+		enter_opened(test, range, first + 60, 10, dir);
+		bv[dir] = nopin_cached(range, first + 60, 10, dir);
+		learn(test, range, first + 62, 1, !dir, page + 62, huge);
+		EXPECT_CACHED(test, range, first + 62, 1, !dir, page + 62);
+		EXPECT_UNKNOWN(test, range, first + 62, 2, !dir);
+
+		enter_opened(test, range, first + 62, 1, !dir);
+		bv[!dir] = nopin_cached(range, first + 62, 1, !dir);
+		KUNIT_EXPECT_NOT_NULL(test, bv[dir]);
+		KUNIT_EXPECT_PTR_EQ(test, bv[dir] + (huge ? 0 : 2), bv[!dir]);
+		leave_all(f);
+	}
+	KUNIT_EXPECT_EQ(test, count_cached(range), 20);
+}
+
+/**
+ * struct learn_case - memory of some I/O, as a bio has it
+ * @nr: number of pages
+ * @skip: bytes in @bv that are of other memory
+ * @bv: bio_vecs, with numbers of pages
+ * @to: the pages that are to be found in there
+ */
+struct learn_case {
+	unsigned int	nr;
+	size_t		skip;
+	struct {
+		unsigned int	page;
+		unsigned int	offset;
+		unsigned int	len;
+	}		bv[4];
+	unsigned int	to[6];
+};
+
+static const struct learn_case learn_cases[] = {
+	{ 1, 0, { { 9, 512, 512 } }, { 9 } },
+	{ 6, 0, { { 10, 512, 3 * PAGE_SIZE - 512 },
+		  { 77, 0, PAGE_SIZE },
+		  { 33, 0, 2 * PAGE_SIZE - 512 } },
+	  { 10, 11, 12, 77, 33, 34 } },
+	/* what comes first is other memory, in the same bio_vec or not */
+	{ 3, 2 * PAGE_SIZE - 512,
+	  { { 20, 512, 5 * PAGE_SIZE - 512 } }, { 22, 23, 24 } },
+	{ 2, PAGE_SIZE, { { 40, 0, PAGE_SIZE }, { 50, 0, 2 * PAGE_SIZE } },
+	  { 50, 51 } },
+	{ 3, 2 * PAGE_SIZE + 512,
+	  { { 40, 0, 512 }, { 45, 0, 3 * PAGE_SIZE },
+	    { 60, 0, 2 * PAGE_SIZE } },
+	  { 47, 60, 61 } },
+	/* the rest of a page that another piece begins */
+	{ 2, 512, { { 70, 0, 2 * PAGE_SIZE } }, { 70, 71 } },
+};
+
+/* From the bio_vecs of a bio, wherever they begin and however long they are */
+static void test_learn_pieces(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	unsigned int i, j, first;
+	enum nopin_dir dir;
+
+	for (i = 0; i < 2 * ARRAY_SIZE(learn_cases); i++) {
+		const struct learn_case *b = &learn_cases[i / 2];
+		struct bio_vec bvec[4] = {};
+
+		dir = i % 2;
+		first = 61 + i;
+		for (j = 0; j < ARRAY_SIZE(bvec); j++)
+			bvec_set_page(&bvec[j], page + b->bv[j].page,
+				      b->bv[j].len, b->bv[j].offset);
+		enter_opened(test, range, first, b->nr, dir);
+		nopin_learn(range, first, b->nr, dir, bvec, b->skip, false);
+		leave(test, range, first, b->nr, dir);
+
+		KUNIT_EXPECT_EQ(test, count_cached(range), b->nr);
+		for (j = 0; j < b->nr; j++)
+			EXPECT_CACHED(test, range, first + j, 1, dir,
+				      page + b->to[j]);
+		change(range, first, b->nr);
+	}
+}
+
+/* Forgotten is what the change affects, and not before the I/O on it is done */
+static void test_forgets_when_idle(struct kunit *test)
+{
+	const struct event_case *ev = test->param_value;
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	const struct bio_vec *bv;
+	enum nopin_dir dir;
+	struct op *op;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		learn_chunk(test, range, 0, false);
+		enter_opened(test, range, 60, 9, dir);
+		bv = nopin_cached(range, 60, 9, dir);
+		KUNIT_EXPECT_NOT_NULL(test, bv);
+
+		op = op_inval(test, range, ev->event, 0, 64, 1);
+		if (dir == NOPIN_TO_DEVICE && ev->read_goes_on)
+			KUNIT_EXPECT_TRUE(test, op_done(op));
+		else
+			KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		KUNIT_EXPECT_PTR_EQ(test, nopin_cached(range, 60, 9, dir), bv);
+		if (bv)
+			KUNIT_EXPECT_EQ(test, wrong_pages(bv, 60, 9, page + 60),
+					0);
+		leave(test, range, 60, 9, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		op_end(op);
+
+		EXPECT_UNKNOWN(test, range, 64, 1, NOPIN_FROM_DEVICE);
+		if (ev->read_goes_on)
+			EXPECT_CACHED(test, range, 64, 1, NOPIN_TO_DEVICE,
+				      page + 64);
+		else
+			EXPECT_UNKNOWN(test, range, 64, 1, NOPIN_TO_DEVICE);
+		KUNIT_EXPECT_EQ(test, count_cached(range), NOPIN_CHUNK_PAGES -
+				!ev->read_goes_on);
+		EXPECT_CACHED(test, range, 0, 64, NOPIN_FROM_DEVICE, page);
+		EXPECT_CACHED(test, range, 0, 64, NOPIN_TO_DEVICE, page);
+		EXPECT_CACHED(test, range, 65, 100, NOPIN_FROM_DEVICE,
+			      page + 65);
+		EXPECT_CACHED(test, range, 65, 100, NOPIN_TO_DEVICE,
+			      page + 65);
+	}
+}
+
+/* A change that does not happen makes nothing wrong */
+static void test_refused_forgets_nothing(struct kunit *test)
+{
+	static const unsigned int how[] = {
+		REFUSABLE, REFUSABLE | MEMALLOC, NONBLOCK,
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	enum nopin_dir dir;
+	struct op *op;
+	unsigned int i;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 1);
+	for (i = 0; i < 2 * ARRAY_SIZE(how); i++) {
+		dir = i % 2;
+		learn_chunk(test, range, 0, false);
+		enter_opened(test, range, 20, 1, dir);
+		op = op_inval(test, range, MMU_NOTIFY_CLEAR, how[i / 2], 0,
+			      100);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+		leave(test, range, 20, 1, dir);
+		EXPECT_CACHED(test, range, 0, 100, NOPIN_FROM_DEVICE, page);
+		EXPECT_CACHED(test, range, 0, 100, NOPIN_TO_DEVICE, page);
+
+		/* and now it does */
+		op = op_inval(test, range, MMU_NOTIFY_CLEAR, how[i / 2], 0,
+			      100);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		op_end(op);
+		KUNIT_EXPECT_EQ(test, count_cached(range),
+				NOPIN_CHUNK_PAGES - 100);
+		EXPECT_UNKNOWN(test, range, 20, 1, dir);
+	}
+}
+
+/* From one bio_vec to one per page, under the eyes of I/O that uses the one */
+static void test_break_up(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test), *other = page + 3 * CACHE_PAGES;
+	const struct bio_vec *bv, *now;
+	struct bio_vec copy = {};
+	enum nopin_dir dir;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		learn_chunk(test, range, 0, true);
+		enter_opened(test, range, 0, 70, dir);
+		bv = nopin_cached(range, 0, 70, dir);
+		KUNIT_ASSERT_NOT_NULL(test, bv);
+		copy = *bv;
+		KUNIT_EXPECT_EQ(test, bv->bv_len, NOPIN_CACHE_SIZE);
+		KUNIT_EXPECT_PTR_EQ(test, bv->bv_page, page);
+
+		/* two pages elsewhere become others, and one is used */
+		change(range, 100, 1);
+		change(range, 200, 1);
+		EXPECT_CACHED(test, range, 101, 99, !dir, page + 101);
+		learn(test, range, 100, 1, dir, other, false);
+		EXPECT_CACHED(test, range, 100, 1, dir, other);
+		EXPECT_UNKNOWN(test, range, 100, 1, !dir);
+		EXPECT_UNKNOWN(test, range, 200, 1, dir);
+		EXPECT_CACHED(test, range, 0, 100, NOPIN_FROM_DEVICE, page);
+		EXPECT_CACHED(test, range, 0, 100, NOPIN_TO_DEVICE, page);
+		EXPECT_CACHED(test, range, 101, 99, NOPIN_FROM_DEVICE,
+			      page + 101);
+		EXPECT_CACHED(test, range, 201, 311, NOPIN_TO_DEVICE,
+			      page + 201);
+		now = nopin_cached(range, 0, 70, dir);
+		KUNIT_ASSERT_NOT_NULL(test, now);
+		KUNIT_EXPECT_EQ(test, now->bv_len, PAGE_SIZE);
+
+		/* the other one may be used by then */
+		learn(test, range, 200, 1, dir, other, false);
+		EXPECT_CACHED(test, range, 200, 1, dir, other);
+		EXPECT_CACHED(test, range, 100, 1, dir, other);
+		KUNIT_EXPECT_MEMEQ(test, bv, &copy, sizeof(copy));
+		leave(test, range, 0, 70, dir);
+
+		/* and huge again, elsewhere, when nothing is left */
+		change(range, 0, NOPIN_CHUNK_PAGES);
+		KUNIT_EXPECT_EQ(test, count_cached(range), 0);
+		learn(test, range, 5, 3, dir, other + 5, true);
+		EXPECT_CACHED(test, range, 5, 3, dir, other + 5);
+		enter_opened(test, range, 5, 3, dir);
+		bv = nopin_cached(range, 5, 3, dir);
+		KUNIT_ASSERT_NOT_NULL(test, bv);
+		KUNIT_EXPECT_EQ(test, bv->bv_len, NOPIN_CACHE_SIZE);
+		KUNIT_EXPECT_PTR_EQ(test, bv->bv_page, other);
+		leave_all(f);
+		change(range, 0, NOPIN_CHUNK_PAGES);
+	}
+}
+
+static int is_young(struct kunit *test, unsigned int page)
+{
+	struct fixture *f = test->priv;
+
+	return mmu_notifier_test_young(f->mm, cache_addr(page));
+}
+
+static int clear_young(struct kunit *test, unsigned int first, unsigned int nr)
+{
+	struct fixture *f = test->priv;
+
+	return mmu_notifier_clear_young(f->mm, cache_addr(first),
+					cache_addr(first + nr));
+}
+
+/* R14: reclaim learns of use that is not in the PTEs, once if it wants */
+static void test_young(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	struct nopin_extent ext;
+	enum nopin_dir dir;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_FALSE(test, is_young(test, 5));
+		KUNIT_EXPECT_FALSE(test, clear_young(test, 5, 1));
+		learn(test, range, 5, 2, dir, page + 5, false);
+		/* to look does not change it */
+		KUNIT_EXPECT_TRUE(test, is_young(test, 5));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 5));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 6));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 4));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 7));
+
+		KUNIT_EXPECT_TRUE(test, clear_young(test, 5, 1));
+		KUNIT_EXPECT_FALSE(test, clear_young(test, 5, 1));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 5));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 6));
+
+		/* known all the same, and whoever uses it makes it young */
+		KUNIT_EXPECT_EQ(test, count_cached(range), 2);
+		EXPECT_CACHED(test, range, 5, 2, dir, page + 5);
+		KUNIT_EXPECT_TRUE(test, is_young(test, 5));
+		KUNIT_EXPECT_TRUE(test, clear_young(test, 0, 100));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 6));
+		KUNIT_EXPECT_NOT_NULL(test, enter_cached(test, f->mm,
+							 cache_addr(6), 512,
+							 dir, &ext));
+		leave_all(f);
+		KUNIT_EXPECT_FALSE(test, is_young(test, 5));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 6));
+
+		/* some of many */
+		learn(test, range, 60, 100, dir, page + 60, false);
+		KUNIT_EXPECT_TRUE(test, clear_young(test, 64, 1));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 63));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 64));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 65));
+		EXPECT_CACHED(test, range, 60, 100, dir, page + 60);
+		KUNIT_EXPECT_TRUE(test, is_young(test, 64));
+		KUNIT_EXPECT_TRUE(test, clear_young(test, 127, 2));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 127));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 128));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 126));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 129));
+		KUNIT_EXPECT_NOT_NULL(test, enter_cached(test, f->mm,
+							 cache_addr(60),
+							 100 * PAGE_SIZE, dir,
+							 &ext));
+		leave_all(f);
+		KUNIT_EXPECT_TRUE(test, is_young(test, 127));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 128));
+
+		/* what is forgotten is not young */
+		change(range, 6, 1);
+		KUNIT_EXPECT_FALSE(test, is_young(test, 6));
+		KUNIT_EXPECT_TRUE(test, is_young(test, 63));
+
+		/* all of it, from before the range to behind it */
+		learn(test, range, NOPIN_CHUNK_PAGES, 1, dir,
+		      page + NOPIN_CHUNK_PAGES, false);
+		KUNIT_EXPECT_TRUE(test, is_young(test, NOPIN_CHUNK_PAGES));
+		KUNIT_EXPECT_TRUE(test, mmu_notifier_clear_young(f->mm, 0,
+								 2 * CACHE_ADDR));
+		KUNIT_EXPECT_FALSE(test, mmu_notifier_clear_young(f->mm, 0,
+								  2 * CACHE_ADDR));
+		KUNIT_EXPECT_FALSE(test, is_young(test, 63));
+		KUNIT_EXPECT_FALSE(test, is_young(test, NOPIN_CHUNK_PAGES));
+		change(range, 0, CACHE_PAGES);
+	}
+}
+
+/* A page counts once, whatever the directions and the chunks */
+static void test_count_cached(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	unsigned int last = NOPIN_CHUNK_PAGES - 1;
+
+	KUNIT_EXPECT_EQ(test, count_cached(range), 0);
+	learn(test, range, 60, 10, NOPIN_FROM_DEVICE, page + 60, false);
+	learn(test, range, 65, 15, NOPIN_TO_DEVICE, page + 65, false);
+	learn(test, range, last, 1, NOPIN_TO_DEVICE, page, false);
+	learn(test, range, last + 1, 2, NOPIN_FROM_DEVICE, page, true);
+	KUNIT_EXPECT_EQ(test, count_cached(range), 23);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 0, range->nr_pages),
+			23);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 0, 60), 0);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 0, 61), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 62, 67), 5);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 79, last), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, last, last + 2), 2);
+	KUNIT_EXPECT_EQ(test, nopin_count_cached(range, 65, 65), 0);
+
+	/* the same by address; part of a page will do */
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(f->mm, cache_addr(60) + 42,
+						    1), 1);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(f->mm, cache_addr(60) - 1,
+						    PAGE_SIZE + 2), 2);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(f->mm, cache_addr(60) - 1,
+						    1), 0);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(f->mm, cache_addr(last),
+						    2 * PAGE_SIZE), 2);
+	/* from where there is no range, to where there is none */
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(f->mm, CACHE_ADDR - SZ_4M,
+						    SZ_1G + SZ_8M), 23);
+}
+
+/* Enter and look up in one: all the pages, no others, and where they are */
+static void test_enter_cached(struct kunit *test)
+{
+	static const struct {
+		unsigned int	page;
+		unsigned int	off;
+		size_t		len;
+		unsigned int	nr;
+	} pieces[] = {
+		{ 0, 0, 1, 1 },
+		{ 5, 512, 512, 1 },
+		{ 6, PAGE_SIZE - 1, 2, 2 },
+		{ 7, PAGE_SIZE - 1, 2, 2 },
+		{ 8, 0, 8 * PAGE_SIZE, 8 },
+		{ 56, 0, 8 * PAGE_SIZE, 8 },
+		{ 62, 100, 4 * PAGE_SIZE, 5 },
+		{ 3, 0, 13 * PAGE_SIZE, 13 },
+		{ 1, PAGE_SIZE - 1, 200 * PAGE_SIZE, 201 },
+		{ 0, 0, NOPIN_CACHE_SIZE, NOPIN_CHUNK_PAGES },
+		{ NOPIN_CHUNK_PAGES - 1, PAGE_SIZE - 1, 1, 1 },
+		{ NOPIN_CHUNK_PAGES, 0, PAGE_SIZE, 1 },
+		{ NOPIN_CHUNK_PAGES + 9, 1, 70 * PAGE_SIZE, 71 },
+	};
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	enum nopin_dir dir;
+	unsigned int i;
+
+	learn_chunk(test, range, 0, false);
+	learn_chunk(test, range, NOPIN_CHUNK_PAGES, true);
+	for (i = 0; i < 2 * ARRAY_SIZE(pieces); i++) {
+		unsigned int first = pieces[i / 2].page, nr = pieces[i / 2].nr;
+		unsigned int end = first + nr;
+		const struct bio_vec *bv;
+		struct nopin_extent ext;
+
+		dir = i % 2;
+		memset(&ext, 0xff, sizeof(ext));
+		bv = enter_cached(test, f->mm,
+				  cache_addr(first) + pieces[i / 2].off,
+				  pieces[i / 2].len, dir, &ext);
+		KUNIT_EXPECT_NOT_NULL_MSG(test, bv, "page %u", first);
+		if (!bv)
+			continue;
+		KUNIT_EXPECT_EQ(test, bv->bv_len, first < NOPIN_CHUNK_PAGES ?
+				PAGE_SIZE : NOPIN_CACHE_SIZE);
+		KUNIT_EXPECT_EQ(test, wrong_pages(bv, first, nr, page + first),
+				0);
+		KUNIT_EXPECT_PTR_EQ(test, nopin_cached(range, first, nr, dir),
+				    bv);
+		KUNIT_EXPECT_PTR_EQ(test, ext.range, range);
+		KUNIT_EXPECT_EQ(test, ext.first, first);
+		KUNIT_EXPECT_TRUE(test, ext.nr == nr);
+		KUNIT_EXPECT_TRUE(test, !ext.is_array);
+
+		EXPECT_STATE(test, 0, range, 0, first, dir);
+		EXPECT_STATE(test, 1, range, first, nr, dir);
+		EXPECT_STATE(test, 0, range, end, CACHE_PAGES - end, dir);
+		EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, !dir);
+		leave_all(f);
+		EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, dir);
+	}
+}
+
+/* All or nothing: what cannot be had in one go is left as it was */
+static void test_enter_cached_nothing(struct kunit *test)
+{
+	static const unsigned int pages[] = { 0, 5, 15, 99 };
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	enum nopin_dir dir;
+	unsigned int i, n;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 1);
+	for (i = 0; i < 2 * ARRAY_SIZE(pages); i++) {
+		unsigned int bad = pages[i / 2], failed = 0;
+		unsigned int word = round_down(bad, NOPIN_PAGES_PER_WORD);
+
+		dir = i % 2;
+		learn(test, range, 0, 100, dir, page, false);
+
+		/* unknown */
+		change(range, bad, 1);
+		open_pages(test, range, bad, 1, dir);
+		open_pages(test, range, bad, 1, !dir);
+		EXPECT_NO_ENTRY(test, cache_addr(bad), 1, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(word),
+				(bad - word + 1) * PAGE_SIZE, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(0), 100 * PAGE_SIZE, dir);
+		/* or in the other direction */
+		EXPECT_NO_ENTRY(test, cache_addr(50), 1, !dir);
+		EXPECT_NO_ENTRY(test, cache_addr(50), 20 * PAGE_SIZE, !dir);
+		EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, dir);
+		EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, !dir);
+
+		/* closed, and known still: by who was refused */
+		learn(test, range, bad, 1, dir, page + bad, false);
+		enter_opened(test, range, bad, 1, dir);
+		op = op_rmap(test, range, 0, bad, 1);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+		leave(test, range, bad, 1, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(bad), 1, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(word),
+				(bad - word + 1) * PAGE_SIZE, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(0), (bad + 1) * PAGE_SIZE,
+				dir);
+		EXPECT_NO_ENTRY(test, cache_addr(0), 100 * PAGE_SIZE, dir);
+		EXPECT_STATE(test, 0, range, 0, bad, dir);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, bad, 1, dir);
+		EXPECT_STATE(test, 0, range, bad + 1, CACHE_PAGES - bad - 1,
+			     dir);
+		EXPECT_CACHED(test, range, 0, 100, dir, page);
+
+		/* full */
+		for (n = 0; n < NOPIN_PAGE_MAX; n++) {
+			struct nopin_extent ext;
+
+			failed += !enter_cached(test, f->mm, cache_addr(bad),
+						1, dir, &ext);
+		}
+		KUNIT_EXPECT_EQ(test, failed, 0);
+		EXPECT_NO_ENTRY(test, cache_addr(bad), 1, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(word),
+				(bad - word + 1) * PAGE_SIZE, dir);
+		EXPECT_NO_ENTRY(test, cache_addr(0), 100 * PAGE_SIZE, dir);
+		EXPECT_STATE(test, 0, range, 0, bad, dir);
+		EXPECT_STATE(test, NOPIN_PAGE_MAX, range, bad, 1, dir);
+		EXPECT_STATE(test, 0, range, bad + 1, CACHE_PAGES - bad - 1,
+			     dir);
+		leave_all(f);
+		change(range, 0, 100);
+		open_pages(test, range, 0, 100, NOPIN_FROM_DEVICE);
+		open_pages(test, range, 0, 100, NOPIN_TO_DEVICE);
+	}
+}
+
+/* Beyond what one look-up can answer, and where there is nothing to look at */
+static void test_enter_cached_bounds(struct kunit *test)
+{
+	unsigned long last = cache_addr(NOPIN_CHUNK_PAGES - 1);
+	unsigned long far = CACHE_ADDR +
+			    ((unsigned long)NOPIN_MM_SLOTS << NOPIN_MM_SHIFT);
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached, *other;
+	struct nopin_extent ext;
+	enum nopin_dir dir;
+
+	learn_chunk(test, range, 0, false);
+	learn_chunk(test, range, NOPIN_CHUNK_PAGES, false);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		EXPECT_NO_ENTRY(test, last, 2 * PAGE_SIZE, dir);
+		EXPECT_NO_ENTRY(test, last + PAGE_SIZE - 1, 2, dir);
+		EXPECT_NO_ENTRY(test, last - 100 * PAGE_SIZE, 200 * PAGE_SIZE,
+				dir);
+		EXPECT_NO_ENTRY(test, CACHE_ADDR, NOPIN_CACHE_SIZE + 1, dir);
+		EXPECT_NO_ENTRY(test, CACHE_ADDR, SZ_2G, dir);
+		EXPECT_NO_ENTRY(test, CACHE_ADDR - PAGE_SIZE, PAGE_SIZE, dir);
+		EXPECT_NO_ENTRY(test, CACHE_ADDR - PAGE_SIZE, 2 * PAGE_SIZE,
+				dir);
+		EXPECT_NO_ENTRY(test, cache_addr(2 * CACHE_PAGES), 1, dir);
+		EXPECT_NO_ENTRY(test, far, 1, dir);
+		EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, dir);
+	}
+
+	/* somebody else has the place where it would be found */
+	other = nopin_mm_get(f->mm, far);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, other);
+	KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, far), other);
+	open_pages(test, other, 0, 1, NOPIN_FROM_DEVICE);
+	EXPECT_NO_ENTRY(test, CACHE_ADDR, 1, NOPIN_FROM_DEVICE);
+	EXPECT_NO_ENTRY(test, far, 1, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, NOPIN_FROM_DEVICE);
+	EXPECT_STATE(test, 0, other, 0, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, CACHE_ADDR), range);
+	EXPECT_NO_ENTRY(test, far, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_NOT_NULL(test, enter_cached(test, f->mm, CACHE_ADDR, 1,
+						 NOPIN_FROM_DEVICE, &ext));
+	leave_all(f);
+}
+
+/* Real mappings */
+
+static struct nopin_range *range_at(struct kunit *test, unsigned long addr)
+{
+	struct nopin_range *range = nopin_mm_get(current->mm, addr);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range);
+	/* what I/O does next, and after which nopin_enter_cached() sees it */
+	KUNIT_ASSERT_PTR_EQ(test, nopin_mm_find(current->mm, addr), range);
+	return range;
+}
+
+/* Small pages, no less than 2 MiB of them, at the beginning of a chunk */
+static unsigned long map_chunk(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 2 * NOPIN_CACHE_SIZE);
+
+	return ALIGN(addr, NOPIN_CACHE_SIZE);
+}
+
+/* Whole pages of one chunk, as many times as it takes for them to be kept */
+static void learn_at(struct kunit *test, unsigned long addr, size_t len,
+		     enum nopin_dir dir)
+{
+	struct nopin_range *range = range_at(test, addr);
+	unsigned int first = nopin_index(range, addr);
+	unsigned int nr = len >> PAGE_SHIFT, walked = 0;
+	struct bio_vec *bvec;
+	unsigned short vcnt;
+	bool huge;
+
+	bvec = kunit_kcalloc(test, nr, sizeof(*bvec), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, bvec);
+	enter_opened(test, range, first, nr, dir);
+	while (!nopin_cached(range, first, nr, dir)) {
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, nopin_walk(current->mm, addr, len, dir,
+						 bvec, &vcnt, &huge), 0);
+		KUNIT_ASSERT_LT(test, walked, NOPIN_CHUNK_PAGES + nr);
+		nopin_learn(range, first, nr, dir, bvec, 0, huge);
+		walked += nr;
+	}
+	leave(test, range, first, nr, dir);
+}
+
+static void expect_unknown_at(int line, struct kunit *test, unsigned long addr,
+			      size_t len, enum nopin_dir dir)
+{
+	struct nopin_range *range = range_at(test, addr);
+
+	expect_cached(line, test, range, nopin_index(range, addr),
+		      len >> PAGE_SHIFT, dir, NULL);
+}
+
+#define EXPECT_UNKNOWN_AT(...)	expect_unknown_at(__LINE__, __VA_ARGS__)
+
+/*
+ * They are known, in the one way and the other, and it is where the page tables
+ * have them; returns what was found, to be compared.
+ */
+static const struct bio_vec *check_cached(struct kunit *test,
+					  unsigned long addr, size_t len,
+					  enum nopin_dir dir)
+{
+	struct nopin_range *range = range_at(test, addr);
+	unsigned int first = nopin_index(range, addr);
+	unsigned int i, nr = len >> PAGE_SHIFT;
+	const struct bio_vec *bv;
+	struct nopin_extent ext;
+	struct bio_vec tmp;
+
+	enter_opened(test, range, first, nr, dir);
+	bv = nopin_cached(range, first, nr, dir);
+	KUNIT_EXPECT_NOT_NULL(test, bv);
+	KUNIT_EXPECT_PTR_EQ(test, enter_cached(test, current->mm, addr, len,
+					       dir, &ext), bv);
+	if (bv && bv->bv_len == NOPIN_CACHE_SIZE) {
+		bvec_set_page(&tmp, cached_page(bv, first, 0), len, 0);
+		check_bvec(test, addr, len, &tmp, 1);
+	} else if (bv) {
+		for (i = 0; i < nr; i++)
+			check_bvec(test, addr + i * PAGE_SIZE, PAGE_SIZE,
+				   &bv[i], 1);
+	}
+	leave_all(test->priv);
+	return bv;
+}
+
+/* 2 MiB of pages from here and there, and shared ones */
+static void test_cached_pages(struct kunit *test)
+{
+	unsigned long addr = map_chunk(test);
+	unsigned long shm = map_shmem(test, SMALL_LEN, MAP_SHARED);
+	const struct bio_vec *bv;
+
+	fault_write(test, addr, NOPIN_CACHE_SIZE);
+	learn_at(test, addr, NOPIN_CACHE_SIZE, NOPIN_TO_DEVICE);
+	bv = check_cached(test, addr, NOPIN_CACHE_SIZE, NOPIN_TO_DEVICE);
+	EXPECT_UNKNOWN_AT(test, addr, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	learn_at(test, addr + 60 * PAGE_SIZE, SMALL_LEN, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_PTR_EQ(test, check_cached(test, addr + 60 * PAGE_SIZE,
+					       SMALL_LEN, NOPIN_FROM_DEVICE),
+			    bv ? bv + 60 : NULL);
+
+	/* R9: only read, so a device may read it only */
+	fault_read(test, shm, PAGE_SIZE);
+	learn_at(test, shm, PAGE_SIZE, NOPIN_TO_DEVICE);
+	check_cached(test, shm, PAGE_SIZE, NOPIN_TO_DEVICE);
+	EXPECT_UNKNOWN_AT(test, shm, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	fault_write(test, shm, PAGE_SIZE);
+	learn_at(test, shm, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	check_cached(test, shm, PAGE_SIZE, NOPIN_FROM_DEVICE);
+}
+
+/* A PMD is one bio_vec, and one for each page after it has been split */
+static void test_cached_thp(struct kunit *test)
+{
+	unsigned long addr = map_thp(test), hole = addr + 100 * PAGE_SIZE;
+	struct nopin_range *range = range_at(test, addr);
+	unsigned int first = nopin_index(range, addr);
+	struct fixture *f = test->priv;
+	const struct bio_vec *bv;
+	struct bio_vec copy;
+	struct op *op;
+
+	if (PMD_SIZE != NOPIN_CACHE_SIZE)
+		kunit_skip(test, "huge pages are not of 2 MiB");
+	/* from a part of it to all */
+	learn_at(test, addr + 3 * PAGE_SIZE, 2 * PAGE_SIZE, NOPIN_FROM_DEVICE);
+	check_cached(test, addr + 3 * PAGE_SIZE, 2 * PAGE_SIZE,
+		     NOPIN_FROM_DEVICE);
+	EXPECT_UNKNOWN_AT(test, addr, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	learn_at(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
+	learn_at(test, addr, PMD_SIZE, NOPIN_TO_DEVICE);
+	bv = check_cached(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
+	KUNIT_ASSERT_NOT_NULL(test, bv);
+	KUNIT_EXPECT_EQ(test, bv->bv_len, NOPIN_CACHE_SIZE);
+	KUNIT_EXPECT_PTR_EQ(test, check_cached(test, hole, PAGE_SIZE,
+					       NOPIN_TO_DEVICE), bv);
+
+	/* I/O on other pages of it, and it does not notice */
+	enter_opened(test, range, first, 8, NOPIN_FROM_DEVICE);
+	bv = nopin_cached(range, first, 8, NOPIN_FROM_DEVICE);
+	KUNIT_ASSERT_NOT_NULL(test, bv);
+	copy = *bv;
+	op = op_mapping(test, op_protect_fn, 0, hole, PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	KUNIT_EXPECT_PTR_EQ(test, nopin_cached(range, first, 8,
+					       NOPIN_FROM_DEVICE), bv);
+	KUNIT_EXPECT_MEMEQ(test, bv, &copy, sizeof(copy));
+	leave_all(f);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	KUNIT_EXPECT_FALSE(test, maps_huge(addr));
+
+	EXPECT_UNKNOWN_AT(test, hole, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	EXPECT_UNKNOWN_AT(test, hole, PAGE_SIZE, NOPIN_TO_DEVICE);
+	learn_at(test, addr, PMD_SIZE, NOPIN_TO_DEVICE);
+	bv = check_cached(test, addr, PMD_SIZE, NOPIN_TO_DEVICE);
+	KUNIT_ASSERT_NOT_NULL(test, bv);
+	KUNIT_EXPECT_EQ(test, bv->bv_len, PAGE_SIZE);
+	fault_write(test, addr, 100 * PAGE_SIZE);
+	learn_at(test, addr, 100 * PAGE_SIZE, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_PTR_EQ(test, check_cached(test, addr, 100 * PAGE_SIZE,
+					       NOPIN_FROM_DEVICE), bv);
+	EXPECT_UNKNOWN_AT(test, hole, PAGE_SIZE, NOPIN_FROM_DEVICE);
+}
+
+/* What the process does to one page: the old one is never found again */
+static void test_cached_change(struct kunit *test)
+{
+	const struct change_case *c = test->param_value;
+	unsigned long addr = map_chunk(test), hole = addr + 5 * PAGE_SIZE;
+	struct page *old, *now;
+	enum nopin_dir dir;
+	struct op *op;
+
+	fault_write(test, addr, 8 * PAGE_SIZE);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		learn_at(test, addr, 8 * PAGE_SIZE, dir);
+		check_cached(test, addr, 8 * PAGE_SIZE, dir);
+	}
+	/* as long as there is a reference to it, others are not the same */
+	old = get_page_at(hole);
+	KUNIT_ASSERT_NOT_NULL(test, old);
+	op = op_mapping(test, c->fn, 0, hole, PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		EXPECT_UNKNOWN_AT(test, hole, PAGE_SIZE, dir);
+		EXPECT_UNKNOWN_AT(test, addr, 8 * PAGE_SIZE, dir);
+		check_cached(test, addr, 5 * PAGE_SIZE, dir);
+		check_cached(test, hole + PAGE_SIZE, 2 * PAGE_SIZE, dir);
+	}
+
+	if (c->fn == op_munmap_fn)
+		map_fixed(test, hole, PAGE_SIZE);
+	if (c->fn == op_protect_fn)
+		KUNIT_EXPECT_EQ(test, protect(hole, PAGE_SIZE, PROT_READ |
+					      PROT_WRITE), 0);
+	fault_write(test, hole, PAGE_SIZE);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		EXPECT_UNKNOWN_AT(test, hole, PAGE_SIZE, dir);
+		learn_at(test, hole, PAGE_SIZE, dir);
+		check_cached(test, addr, 8 * PAGE_SIZE, dir);
+	}
+	now = get_page_at(hole);
+	if (c->fn != op_protect_fn)
+		KUNIT_EXPECT_PTR_NE(test, now, old);
+	if (now)
+		put_page(now);
+	put_page(old);
+}
+
+/* What others do to it: writeback and migration */
+static void test_cached_rmap(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, 8 * PAGE_SIZE, MAP_SHARED);
+	unsigned long it = addr + 5 * PAGE_SIZE;
+	struct page *old, *now;
+	enum nopin_dir dir;
+	struct op *op;
+
+	fault_write(test, addr, 8 * PAGE_SIZE);
+	if (maps_huge(addr))
+		kunit_skip(test, "shared memory is huge");
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		learn_at(test, it, PAGE_SIZE, dir);
+
+	/* R9: clean, so that a device must not write it unnoticed */
+	op = op_mapping(test, op_mkclean_fn, 0, it, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_UNKNOWN_AT(test, it, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	check_cached(test, it, PAGE_SIZE, NOPIN_TO_DEVICE);
+
+	fault_write(test, it, PAGE_SIZE);
+	EXPECT_UNKNOWN_AT(test, it, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	learn_at(test, it, PAGE_SIZE, NOPIN_FROM_DEVICE);
+	check_cached(test, it, PAGE_SIZE, NOPIN_FROM_DEVICE);
+
+	/* there is nobody to keep it in place, so only its number counts */
+	old = get_page_at(it);
+	KUNIT_ASSERT_NOT_NULL(test, old);
+	put_page(old);
+	op = op_mapping(test, op_migrate_fn, 0, it, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		EXPECT_UNKNOWN_AT(test, it, PAGE_SIZE, dir);
+	fault_write(test, it, PAGE_SIZE);
+	now = get_page_at(it);
+	KUNIT_EXPECT_PTR_NE(test, now, old);
+	if (now)
+		put_page(now);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		learn_at(test, it, PAGE_SIZE, dir);
+		check_cached(test, it, PAGE_SIZE, dir);
+	}
+}
+
+/* As the bio glue does it, for part of one page */
+static int translate_cached(struct kunit *test, unsigned long addr, size_t len,
+			    enum nopin_dir dir, struct bio_vec *bvec,
+			    unsigned short *vcnt)
+{
+	struct fixture *f = test->priv;
+	const struct bio_vec *bv;
+	struct nopin_range *range;
+	struct nopin_extent ext;
+	unsigned int first, i;
+	bool huge;
+	int ret;
+
+	bv = enter_cached(test, current->mm, addr, len, dir, &ext);
+	if (bv) {
+		bvec_set_page(bvec, cached_page(bv, ext.first, 0), len,
+			      offset_in_page(addr));
+		*vcnt = 1;
+		f->hits++;
+		return 0;
+	}
+	ret = translate(test, addr, len, dir, bvec, vcnt);
+	if (ret)
+		return ret;
+	/* it is entered: the same again, and where it is in the PMD */
+	*vcnt = 0;
+	ret = nopin_walk(current->mm, addr, len, dir, bvec, vcnt, &huge);
+	if (ret) {
+		leave_all(f);
+		return ret;
+	}
+	range = nopin_mm_find(current->mm, addr);
+	first = nopin_index(range, addr);
+	/* the first pages of a chunk are only counted */
+	for (i = 0; i <= NOPIN_CHUNK_PAGES; i++) {
+		nopin_learn(range, first, 1, dir, bvec, 0, huge);
+		if (nopin_cached(range, first, 1, dir))
+			break;
+	}
+	return 0;
+}
+
+/* R1: the same of translations that are kept, while all is changing */
+static void test_cached_churn(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	churn(test, 4, translate_cached);
+	KUNIT_EXPECT_GT(test, f->hits, 0);
+	kunit_info(test, "known %u times\n", f->hits);
+}
+
+static struct kunit_case cache_cases[] = {
+	KUNIT_CASE(test_threshold),
+	KUNIT_CASE(test_unknown_page),
+	KUNIT_CASE(test_directions),
+	KUNIT_CASE(test_learn_pieces),
+	KUNIT_CASE_PARAM(test_forgets_when_idle, event_gen_params),
+	KUNIT_CASE(test_refused_forgets_nothing),
+	KUNIT_CASE(test_break_up),
+	KUNIT_CASE(test_young),
+	KUNIT_CASE(test_count_cached),
+	KUNIT_CASE(test_enter_cached),
+	KUNIT_CASE(test_enter_cached_nothing),
+	KUNIT_CASE(test_enter_cached_bounds),
+	KUNIT_CASE(test_cached_pages),
+	KUNIT_CASE(test_cached_thp),
+	KUNIT_CASE_PARAM(test_cached_change, change_gen_params),
+	KUNIT_CASE(test_cached_rmap),
+	KUNIT_CASE(test_cached_churn),
+	{}
+};
+
+static struct kunit_suite cache_suite = {
+	.name		= "nopin-cache",
+	.init		= cache_init,
+	.exit		= cache_exit,
+	.test_cases	= cache_cases,
+};
+
+kunit_test_suites(&protocol_suite, &walk_suite, &mapping_suite, &cache_suite);
 
 MODULE_DESCRIPTION("KUnit tests of direct I/O without page pins");
 MODULE_LICENSE("GPL");

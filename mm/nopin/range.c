@@ -111,17 +111,8 @@ static void nopin_window_wait(void)
 		lock_map_acquire(start);
 }
 #else
-void nopin_window_begin(void) { }
-void nopin_window_end(void) { }
 static void nopin_window_wait(void) { }
 #endif
-
-static struct nopin_chunk *nopin_chunk(const struct nopin_range *range,
-				       unsigned int page)
-{
-	/* Pairs with the cmpxchg_release() in nopin_chunk_alloc() */
-	return smp_load_acquire(&range->chunk[page / NOPIN_CHUNK_PAGES]);
-}
 
 static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 {
@@ -142,16 +133,92 @@ static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 	return 0;
 }
 
-static unsigned int nopin_next_chunk(unsigned int page)
-{
-	return round_down(page, NOPIN_CHUNK_PAGES) + NOPIN_CHUNK_PAGES;
-}
-
-static atomic64_t *nopin_word(struct nopin_chunk *chunk, unsigned int page,
-			      enum nopin_dir dir)
+static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
+					      unsigned int page,
+					      enum nopin_dir dir)
 {
 	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
 				 NOPIN_PAGES_PER_WORD];
+}
+
+static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
+					     u64 *why)
+{
+	s64 old = atomic64_read(word), new;
+
+	do {
+		new = old + ones;
+		/* closed, or a count about to spill over */
+		if (unlikely((old | new) & (ones * NOPIN_PAGE_CLOSED))) {
+			*why = old & (ones * NOPIN_PAGE_CLOSED);
+			if (*why || !nopin_broken(OVERFLOW))
+				return false;
+		}
+		/*
+		 * A full barrier, between the count and the PTE, or its
+		 * translation, that the caller reads. Pairs with the one in
+		 * nopin_close().
+		 */
+	} while (!atomic64_try_cmpxchg(word, &old, new));
+	return true;
+}
+
+/* Returns whether any of the pages is closed */
+static __always_inline bool nopin_exit_word(atomic64_t *word, u64 ones)
+{
+	/*
+	 * A full barrier: what was done to the page comes before its count
+	 * drops, and the test for waiters after. Pairs with the
+	 * set_current_state() in the wait_event() of nopin_drain().
+	 */
+	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
+}
+
+/*
+ * Enter pages of one chunk, or those in front of the first one that is closed
+ * or full: returns how many, and in *@why the closed ones of those behind.
+ */
+static noinline unsigned int
+nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
+		  unsigned int nr, enum nopin_dir dir, u64 *why)
+{
+	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+	unsigned int left = skip + nr;
+	atomic64_t *word = nopin_word(chunk, start, dir);
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+
+	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
+		if (unlikely(!nopin_enter_word(word++, ones, why)))
+			goto fail;
+		ones = NOPIN_ONES;
+	}
+	if (!left)
+		return nr;
+	ones &= nopin_ones(0, left);
+	if (likely(nopin_enter_word(word, ones, why)))
+		return nr;
+fail:
+	return max(skip + nr - left, skip) - skip;
+}
+
+/* Exit pages of one chunk; returns whether any of them is closed */
+static noinline bool nopin_exit_words(struct nopin_chunk *chunk,
+				      unsigned int start, unsigned int nr,
+				      enum nopin_dir dir)
+{
+	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+	unsigned int left = skip + nr;
+	atomic64_t *word = nopin_word(chunk, start, dir);
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+	bool closed = false;
+
+	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
+		closed |= nopin_exit_word(word++, ones);
+		ones = NOPIN_ONES;
+	}
+	if (left)
+		closed |= nopin_exit_word(word, ones & nopin_ones(0, left));
+	return closed;
 }
 
 /**
@@ -176,47 +243,130 @@ int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
 	unsigned int page = first, end = first + nr;
-	s64 old, new;
 
 	do {
 		struct nopin_chunk *chunk = nopin_chunk(range, page);
-		unsigned int stop = min(end, nopin_next_chunk(page));
-		atomic64_t *word;
+		unsigned int n = min(end, nopin_next_chunk(page)) - page;
+		u64 why = NOPIN_CLOSED;
+		unsigned int got = 0;
 
-		if (unlikely(!chunk)) {
-			old = NOPIN_CLOSED;
-			goto undo;
+		if (likely(chunk))
+			got = nopin_enter_words(chunk, page % NOPIN_CHUNK_PAGES,
+						n, dir, &why);
+		page += got;
+		if (unlikely(got < n)) {
+			if (page != first)
+				nopin_exit(range, first, page - first, dir);
+			return why ? -EAGAIN : -EBUSY;
 		}
-		word = nopin_word(chunk, page, dir);
-		do {
-			u64 mask = nopin_bytes(page, stop);
-
-			old = atomic64_read(word);
-			do {
-				new = old + (mask & NOPIN_ONES);
-				/* closed, or a count about to spill over */
-				if (unlikely((old | new) & mask & NOPIN_CLOSED)) {
-					old &= mask;
-					if (!nopin_broken(OVERFLOW) ||
-					    (old & NOPIN_CLOSED))
-						goto undo;
-				}
-				/*
-				 * A full barrier, between the count and the
-				 * PTE that the caller reads. Pairs with the
-				 * one in nopin_close().
-				 */
-			} while (!atomic64_try_cmpxchg(word, &old, new));
-			word++;
-			page = nopin_next_word(page);
-		} while (page < stop);
 	} while (page < end);
 	return 0;
+}
 
-undo:
-	if (page != first)
-		nopin_exit(range, first, page - first, dir);
-	return old & NOPIN_CLOSED ? -EAGAIN : -EBUSY;
+/* As nopin_enter_cached(), for any number of pages */
+static noinline const struct bio_vec *
+nopin_enter_many(struct nopin_chunk *chunk, enum nopin_dir dir,
+		 const struct nopin_extent *ext)
+{
+	unsigned int start = ext->first % NOPIN_CHUNK_PAGES, nr = ext->nr, got;
+	const struct bio_vec *bv;
+	u64 why;
+
+	if (unlikely(start + nr > NOPIN_CHUNK_PAGES))
+		return NULL;
+	got = nopin_enter_words(chunk, start, nr, dir, &why);
+	if (likely(got == nr)) {
+		bv = nopin_look_up(chunk, start, nr, dir);
+		if (likely(bv))
+			return bv;
+	}
+	if (got)
+		nopin_exit(ext->range, ext->first, got, dir);
+	return NULL;
+}
+
+/* As nopin_enter_cached(), for pages that have been entered */
+static noinline const struct bio_vec *
+nopin_enter_old(struct nopin_chunk *chunk, enum nopin_dir dir,
+		const struct nopin_extent *ext)
+{
+	unsigned int start = ext->first % NOPIN_CHUNK_PAGES;
+
+	if (nopin_all_young(&chunk->cache, start, ext->nr, dir))
+		return nopin_bvec(&chunk->cache, start);
+	nopin_exit(ext->range, ext->first, ext->nr, dir);
+	return NULL;
+}
+
+/**
+ * nopin_enter_cached - enter pages whose translation is known
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address, untagged
+ * @len: number of bytes, at least 1
+ * @dir: what a device is going to do with it
+ * @ext: set to the pages that were entered
+ *
+ * What nopin_mm_find(), nopin_enter() and nopin_cached() do, for the sake of
+ * speed; they do it, one after the other, where this fails. It does beyond a
+ * multiple of NOPIN_CACHE_SIZE, for one thing.
+ *
+ * Context: As for nopin_enter().
+ *
+ * Return: as nopin_cached(), or NULL if nothing was entered.
+ */
+const struct bio_vec *nopin_enter_cached(struct mm_struct *mm,
+					 unsigned long addr, size_t len,
+					 enum nopin_dir dir,
+					 struct nopin_extent *ext)
+{
+	struct nopin_range *range = nopin_mm_slot(mm, addr);
+	unsigned int nr = (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	unsigned int first, start;
+	struct nopin_chunk *chunk;
+	atomic64_t *word;
+	u64 ones, why;
+
+	if (unlikely(!range))
+		return NULL;
+	/* A range of user memory, so all of this is, if it does not leave it */
+	first = (addr - range->start) >> PAGE_SHIFT;
+	chunk = nopin_chunk(range, first);
+	if (unlikely(!chunk))
+		return NULL;
+	ext->range = range;
+	ext->first = first;
+	ext->nr = nr;
+	ext->is_array = false;
+
+	if (!nopin_same_word(first, nr))
+		return nopin_enter_many(chunk, dir, ext);
+
+	/* The same again for few pages: most I/O is small */
+	start = first % NOPIN_CHUNK_PAGES;
+	word = nopin_word(chunk, start, dir);
+	ones = nopin_ones(start, nr);
+	if (unlikely(!nopin_enter_word(word, ones, &why)))
+		return NULL;
+	if (unlikely(!nopin_few_young(&chunk->cache, start, nr, dir)))
+		return nopin_enter_old(chunk, dir, ext);
+	return nopin_bvec(&chunk->cache, start);
+}
+
+static noinline bool nopin_exit_chunks(struct nopin_range *range,
+				       unsigned int first, unsigned int nr,
+				       enum nopin_dir dir)
+{
+	unsigned int page = first, end = first + nr;
+	bool closed = false;
+
+	do {
+		unsigned int n = min(end, nopin_next_chunk(page)) - page;
+
+		closed |= nopin_exit_words(nopin_chunk(range, page),
+					   page % NOPIN_CHUNK_PAGES, n, dir);
+		page += n;
+	} while (page < end);
+	return closed;
 }
 
 /**
@@ -232,8 +382,7 @@ undo:
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int page = first, end = first + nr;
-	u64 closed = 0;
+	bool closed;
 
 	/*
 	 * From the last subtraction on, an invalidation may find the pages
@@ -241,28 +390,17 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
 	 * wake. Pairs with the call_rcu() in nopin_range_destroy().
 	 */
 	rcu_read_lock();
-	do {
-		unsigned int stop = min(end, nopin_next_chunk(page));
-		atomic64_t *word = nopin_word(nopin_chunk(range, page), page,
-					      dir);
+	if (likely(nopin_same_word(first, nr)))
+		closed = nopin_exit_word(nopin_word(nopin_chunk(range, first),
+						    first, dir),
+					 nopin_ones(first, nr));
+	else if (first % NOPIN_CHUNK_PAGES + nr <= NOPIN_CHUNK_PAGES)
+		closed = nopin_exit_words(nopin_chunk(range, first),
+					  first % NOPIN_CHUNK_PAGES, nr, dir);
+	else
+		closed = nopin_exit_chunks(range, first, nr, dir);
 
-		do {
-			u64 mask = nopin_bytes(page, stop);
-
-			/*
-			 * A full barrier: what was done to the page comes
-			 * before its count drops, and the test for waiters
-			 * after. Pairs with the set_current_state() in the
-			 * wait_event() of nopin_drain().
-			 */
-			closed |= mask & atomic64_sub_return(mask & NOPIN_ONES,
-							     word);
-			word++;
-			page = nopin_next_word(page);
-		} while (page < stop);
-	} while (page < end);
-
-	if (unlikely(closed & NOPIN_CLOSED)) {
+	if (unlikely(closed)) {
 		if (nopin_broken(FREE))
 			mdelay(20);
 		/* The subtraction above is the barrier this needs */
@@ -551,7 +689,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	spin_unlock(&range->lock);
 
 	if (!busy)
-		return true;
+		goto idle;
 	if (!patience)
 		goto refuse;
 	if (mn->event == MMU_NOTIFY_RELEASE && nopin_broken(RELEASE))
@@ -562,17 +700,22 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	busy = !nopin_drain(range, first, end, dirs, patience);
 	trace_nopin_wait(mn, ktime_us_delta(ktime_get(), since), busy);
 	if (!busy)
-		return true;
+		goto idle;
 refuse:
 	if (nopin_broken(WAIT))
-		return true;
+		goto idle;
 	count_vm_event(NOPIN_REFUSE);
 	trace_nopin_refuse(mn);
 	return false;
+
+idle:
+	nopin_forget(range, first, end, dirs);
+	return true;
 }
 
 static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
 	.invalidate	= nopin_invalidate,
+	.young		= nopin_young,
 };
 
 /**
@@ -642,9 +785,12 @@ static void nopin_range_free(struct rcu_head *rcu)
 	struct nopin_range *range = container_of(rcu, struct nopin_range, rcu);
 	unsigned int i;
 
-	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++)
-		if (range->chunk[i])
-			kmem_cache_free(nopin_chunk_cache, range->chunk[i]);
+	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++) {
+		if (!range->chunk[i])
+			continue;
+		kfree(range->chunk[i]->cache.bvec);
+		kmem_cache_free(nopin_chunk_cache, range->chunk[i]);
+	}
 	kvfree(range);
 }
 

@@ -54,6 +54,42 @@ static ssize_t direct_io_store(struct kobject *kobj,
 
 static struct kobj_attribute direct_io_attr = __ATTR_RW(direct_io);
 
+/* How io_uring registers buffers; read without locks */
+enum nopin_io_uring nopin_io_uring = NOPIN_IO_URING_FLAG;
+
+static const char * const nopin_io_uring_name[NOPIN_NR_IO_URING] = {
+	[NOPIN_IO_URING_PIN]	= "pin",
+	[NOPIN_IO_URING_FLAG]	= "flag",
+	[NOPIN_IO_URING_NOPIN]	= "nopin",
+};
+
+static ssize_t io_uring_show(struct kobject *kobj, struct kobj_attribute *attr,
+			     char *buf)
+{
+	enum nopin_io_uring now = READ_ONCE(nopin_io_uring);
+	ssize_t len = 0;
+	int i;
+
+	for (i = 0; i < NOPIN_NR_IO_URING; i++)
+		len += sysfs_emit_at(buf, len, i == now ? "%s[%s]" : "%s%s",
+				     i ? " " : "", nopin_io_uring_name[i]);
+	return len + sysfs_emit_at(buf, len, "\n");
+}
+
+static ssize_t io_uring_store(struct kobject *kobj, struct kobj_attribute *attr,
+			      const char *buf, size_t count)
+{
+	int i = sysfs_match_string(nopin_io_uring_name, buf);
+
+	if (i < 0)
+		return i;
+	/* Buffers stay the way they were registered */
+	WRITE_ONCE(nopin_io_uring, i);
+	return count;
+}
+
+static struct kobj_attribute io_uring_attr = __ATTR_RW(io_uring);
+
 static ssize_t rmap_wait_ms_show(struct kobject *kobj,
 				 struct kobj_attribute *attr, char *buf)
 {
@@ -80,6 +116,7 @@ static struct kobj_attribute rmap_wait_ms_attr = __ATTR_RW(rmap_wait_ms);
 
 static struct attribute *nopin_attrs[] = {
 	&direct_io_attr.attr,
+	&io_uring_attr.attr,
 	&rmap_wait_ms_attr.attr,
 	NULL
 };
@@ -183,6 +220,10 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_FREE]		= "free",
 	[NOPIN_BREAK_REOPEN]		= "reopen",
 	[NOPIN_BREAK_OVERFLOW]		= "overflow",
+	[NOPIN_BREAK_STALE]		= "stale",
+	[NOPIN_BREAK_YOUNG]		= "young",
+	[NOPIN_BREAK_MM]		= "mm",
+	[NOPIN_BREAK_CLONE]		= "clone",
 };
 
 /* Some rules concern tests that run before there is a user space */

@@ -32,11 +32,13 @@
  * @next: page that would continue the last bio_vec, from the offset that the
  *	  walk is at; NULL if none would
  * @write: the device writes memory
+ * @huge: nothing but PMDs, or more, mapped it so far
  */
 struct nopin_walk {
 	struct bio_vec		*bvec;
 	struct page		*next;
 	bool			write;
+	bool			huge;
 };
 
 /* Is it possible to put @page, which is next to it, into the last bio_vec? */
@@ -138,6 +140,7 @@ static __always_inline int nopin_ptes(struct nopin_walk *walk, pmd_t pmd,
 	/* With interrupts off the page table cannot go: no pte_offset_map() */
 	pte_t *ptep = pte_offset_kernel(&pmd, addr);
 
+	walk->huge = false;
 	do {
 		unsigned long next = min((addr & PAGE_MASK) + PAGE_SIZE, end);
 		pte_t pte = ptep_get_lockless(ptep);
@@ -258,6 +261,7 @@ static __always_inline int nopin_tables(struct nopin_walk *walk,
  * @dir: what a device is going to do with it
  * @bvec: array of bio_vecs to add to
  * @vcnt: number of bio_vecs in @bvec, updated
+ * @huge: set to whether PMDs, or more, map all of it
  *
  * Physically contiguous memory goes into one bio_vec, the last one of before
  * the call included. There must be room for one more per page.
@@ -271,11 +275,13 @@ static __always_inline int nopin_tables(struct nopin_walk *walk,
  * *@vcnt bio_vecs is undefined, and so is the length of the last one.
  */
 int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
-	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt)
+	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
+	       bool *huge)
 {
 	struct nopin_walk walk = {
 		.bvec	= bvec + *vcnt,
 		.write	= dir == NOPIN_FROM_DEVICE,
+		.huge	= true,
 	};
 	struct bio_vec *start = walk.bvec;
 	unsigned long flags = 0;
@@ -305,5 +311,6 @@ int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
 	if (nopin_any_special(start, walk.bvec))
 		return -EPERM;
 	*vcnt = walk.bvec - bvec;
+	*huge = walk.huge;
 	return 0;
 }
