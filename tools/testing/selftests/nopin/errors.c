@@ -420,4 +420,40 @@ TEST_F_TIMEOUT(errors, write, 60)
 	run(_metadata, &self->t, &self->q, self->mode, true);
 }
 
+/*
+ * Protection keys are a thread's own, and change without the kernel being told:
+ * what was found before is worth nothing
+ */
+TEST(protection_key)
+{
+	struct target t;
+	struct ioq q;
+	int key;
+	char *p;
+
+	NEED("NOPIN_RAW");
+	key = pkey_alloc(0, 0);
+	if (key < 0)
+		SKIP(return, "no protection keys: %s", strerror(errno));
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, ioq_init(&q, ENG_PSYNC, 1));
+	p = area(PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, pkey_mprotect(p, AREA, PROT_READ | PROT_WRITE, key));
+	/* Enough for translations to be kept */
+	for (int i = 0; i < 200; i++) {
+		ASSERT_EQ(AREA, ioq_rw(&q, t.fd, false, p, AREA, 0));
+		ASSERT_EQ(AREA, ioq_rw(&q, t.fd, true, p, AREA, 0));
+	}
+	ASSERT_EQ(0, pkey_set(key, PKEY_DISABLE_WRITE));
+	EXPECT_EQ(-EFAULT, ioq_rw(&q, t.fd, false, p, AREA, 0));
+	EXPECT_EQ(AREA, ioq_rw(&q, t.fd, true, p, AREA, 0));
+	ASSERT_EQ(0, pkey_set(key, PKEY_DISABLE_ACCESS));
+	EXPECT_EQ(-EFAULT, ioq_rw(&q, t.fd, true, p, AREA, 0));
+	ASSERT_EQ(0, pkey_set(key, 0));
+	EXPECT_EQ(AREA, ioq_rw(&q, t.fd, false, p, AREA, 0));
+	ioq_exit(&q);
+	target_close(&t);
+	munmap(p, AREA);
+}
+
 TEST_HARNESS_MAIN

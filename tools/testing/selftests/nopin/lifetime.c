@@ -44,6 +44,8 @@ static int life_open(struct life *l, enum engine eng, enum mem_kind kind,
 	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * LEN);
 	ret = ret ?: mem_get(&l->buf, kind, LEN);
 	ret = ret ?: ioq_init(&l->q, eng, NR_IO);
+	if (!ret && eng == ENG_URING_FIXED)
+		ret = ring_buffer(&l->q.ring, l->buf.p, LEN);
 	l->addr = l->buf.p;
 	return ret;
 }
@@ -202,6 +204,8 @@ FIXTURE_VARIANT_ADD(life, aio_anon) { .eng = ENG_AIO, .kind = MEM_ANON };
 FIXTURE_VARIANT_ADD(life, uring_anon) { .eng = ENG_URING, .kind = MEM_ANON };
 FIXTURE_VARIANT_ADD(life, uringv_thp) { .eng = ENG_URINGV, .kind = MEM_THP };
 FIXTURE_VARIANT_ADD(life, aiov_hugetlb) { .eng = ENG_AIOV, .kind = MEM_HUGETLB };
+FIXTURE_VARIANT_ADD(life, fixed_anon) { .eng = ENG_URING_FIXED, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(life, fixed_thp) { .eng = ENG_URING_FIXED, .kind = MEM_THP };
 
 FIXTURE_SETUP(life)
 {

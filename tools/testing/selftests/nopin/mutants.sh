@@ -39,6 +39,12 @@ R12	free		nopin-protocol.test_destroyed_during_exit
 R13	reopen		nopin-protocol.test_overlapping
 R15	release		nopin-protocol.test_mm_release
 R16	overflow	nopin-protocol.test_count_full
+R1	stale		nopin-cache.test_unknown_page
+R1	stale		fixed:mapping
+R14	young		nopin-cache.test_young
+R14	young		aging:busy_stays
+R15	mm		fixed:foreign
+R15	clone		fixed:clone
 '
 
 # run TEST LOG [BREAK]: the status of the test, with a rule broken or not

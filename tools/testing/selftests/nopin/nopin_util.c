@@ -39,7 +39,7 @@ const char *const mem_name[NR_MEM] = {
 	[MEM_SHARED_XFS]	= "shared xfs",
 };
 
-const char *const engine_name[NR_ENGINES] = {
+const char *const engine_name[NR_ENGINES + 1] = {
 	[ENG_PSYNC]		= "psync",
 	[ENG_PVSYNC]		= "pvsync",
 	[ENG_AIO]		= "aio",
@@ -48,6 +48,7 @@ const char *const engine_name[NR_ENGINES] = {
 	[ENG_URINGV]		= "io_uring vectored",
 	[ENG_URING_WQ]		= "io_uring async",
 	[ENG_URING_SQPOLL]	= "io_uring sqpoll",
+	[ENG_URING_FIXED]	= "io_uring fixed",
 };
 
 /* ---- the switch and the counters ---- */
@@ -405,6 +406,41 @@ int ioq_init_flags(struct ioq *q, enum engine eng, unsigned int depth,
 	return ret;
 }
 
+int ring_register(struct io_uring *ring, unsigned int op, const void *arg,
+		  unsigned int nr)
+{
+	int ret = syscall(__NR_io_uring_register, ring->ring_fd, op, arg, nr);
+
+	return ret < 0 ? -errno : ret;
+}
+
+int ring_buffers_flags(struct io_uring *ring, const struct iovec *iov,
+		       unsigned int nr, const uint64_t *tags, unsigned int flags)
+{
+	struct io_uring_rsrc_register rr = {
+		.nr	= nr,
+		.flags	= flags,
+		.data	= (unsigned long)iov,
+		.tags	= (unsigned long)tags,
+	};
+
+	return ring_register(ring, IORING_REGISTER_BUFFERS2, &rr, sizeof(rr));
+}
+
+int ring_buffers(struct io_uring *ring, const struct iovec *iov,
+		 unsigned int nr, const uint64_t *tags)
+{
+	return ring_buffers_flags(ring, iov, nr, tags, mode_get() == MODE_NOPIN ?
+				  IORING_RSRC_REGISTER_NOPIN : 0);
+}
+
+int ring_buffer(struct io_uring *ring, void *buf, size_t len)
+{
+	struct iovec iov = { buf, len };
+
+	return ring_buffers(ring, &iov, 1, NULL);
+}
+
 int ioq_init(struct ioq *q, enum engine eng, unsigned int depth)
 {
 	return ioq_init_flags(q, eng, depth, 0);
@@ -447,7 +483,13 @@ static int uring_queue(struct ioq *q, unsigned int tag, int fd, bool write,
 
 	if (!sqe)
 		return -EBUSY;
-	if (q->eng == ENG_URINGV && write)
+	if (q->eng == ENG_URING_FIXED && write)
+		io_uring_prep_write_fixed(sqe, fd, iov->iov_base, iov->iov_len,
+					  pos, 0);
+	else if (q->eng == ENG_URING_FIXED)
+		io_uring_prep_read_fixed(sqe, fd, iov->iov_base, iov->iov_len,
+					 pos, 0);
+	else if (q->eng == ENG_URINGV && write)
 		io_uring_prep_writev(sqe, fd, iov, nr, pos);
 	else if (q->eng == ENG_URINGV)
 		io_uring_prep_readv(sqe, fd, iov, nr, pos);

@@ -110,10 +110,12 @@ enum engine {
 	ENG_URINGV,
 	ENG_URING_WQ,		/* issued by a worker thread */
 	ENG_URING_SQPOLL,	/* issued by a kernel thread */
-	NR_ENGINES
+	NR_ENGINES,
+	/* The buffer has to be registered before: ioq_register() */
+	ENG_URING_FIXED = NR_ENGINES
 };
 
-extern const char *const engine_name[NR_ENGINES];
+extern const char *const engine_name[NR_ENGINES + 1];
 
 static inline bool engine_is_vectored(enum engine e)
 {
@@ -130,6 +132,23 @@ struct ioq {
 	unsigned int nr_batch;
 	struct io_uring ring;
 };
+
+/*
+ * Registering buffers, with IORING_RSRC_REGISTER_NOPIN in nopin mode and pinned
+ * otherwise. The numbers are those of the kernel: liburing may be older.
+ */
+#ifndef IORING_RSRC_REGISTER_NOPIN
+#define IORING_RSRC_REGISTER_NOPIN	2U
+#endif
+#define REGISTER_CLONE_BUFFERS		30
+
+int ring_register(struct io_uring *ring, unsigned int op, const void *arg,
+		  unsigned int nr);
+int ring_buffers_flags(struct io_uring *ring, const struct iovec *iov,
+		       unsigned int nr, const uint64_t *tags, unsigned int flags);
+int ring_buffers(struct io_uring *ring, const struct iovec *iov,
+		 unsigned int nr, const uint64_t *tags);
+int ring_buffer(struct io_uring *ring, void *buf, size_t len);
 
 int ioq_init(struct ioq *q, enum engine eng, unsigned int depth);
 int ioq_init_flags(struct ioq *q, enum engine eng, unsigned int depth,

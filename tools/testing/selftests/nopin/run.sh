@@ -28,7 +28,7 @@
 set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
-	dirty reclaim switch churn"
+	dirty reclaim switch churn fixed aging"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin

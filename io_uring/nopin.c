@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Fixed buffers without pins.
+ *
+ * Such a buffer is a range of addresses of the mm that registered it, not a set
+ * of pages. An I/O is given plain user memory; what makes it as fast as with a
+ * pinned buffer is that direct I/O keeps the translations of memory that it
+ * uses again and again, see mm/nopin/cache.c. Whatever else a file does with a
+ * buffer, copying or pinning it, works without having heard of any of this.
+ *
+ * Plain user memory is that of the task which issues the request. A ring can
+ * end up with tasks of another mm, by fork or through a socket; for these the
+ * memory is pinned, for one request.
+ */
+
+#include <linux/fs.h>
+#include <linux/io_uring.h>
+#include <linux/mm.h>
+#include <linux/nopin.h>
+#include <linux/nopin_break.h>
+#include <linux/sched/mm.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include <uapi/linux/io_uring.h>
+
+#include "io_uring.h"
+#include "nopin.h"
+#include "rsrc.h"
+
+/**
+ * io_nopin_default - are buffers to be registered without pins?
+ *
+ * Return: whether they are if the program does not say anything about it.
+ */
+bool io_nopin_default(void)
+{
+	return READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_NOPIN;
+}
+
+/**
+ * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
+ *
+ * Return: whether it may. If not, it is told what a kernel would tell it that
+ * does not know the flag.
+ */
+bool io_nopin_flag_allowed(void)
+{
+	return READ_ONCE(nopin_io_uring) != NOPIN_IO_URING_PIN;
+}
+
+/**
+ * io_nopin_register - register a buffer of the current task
+ * @iov: address and length, checked by io_buffer_validate(), not empty
+ * @pimu: set to the buffer
+ *
+ * Takes the same time whatever the length: no page is looked at. That there is
+ * something to be found at the address is asked for so that programs learn of
+ * their mistakes early.
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: 0; -EFAULT if nothing at all is mapped there or the memory is not
+ * user memory; -ENOMEM; -EINTR on a fatal signal.
+ */
+int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
+{
+	unsigned long start = untagged_addr((unsigned long)iov->iov_base);
+	struct mm_struct *mm = current->mm;
+	struct io_mapped_ubuf *imu;
+	bool mapped;
+
+	if (!access_ok(iov->iov_base, iov->iov_len))
+		return -EFAULT;
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	mapped = find_vma_intersection(mm, start, start + iov->iov_len);
+	mmap_read_unlock(mm);
+	if (!mapped)
+		return -EFAULT;
+
+	imu = kzalloc(struct_size(imu, bvec, 0), GFP_KERNEL_ACCOUNT);
+	if (!imu)
+		return -ENOMEM;
+	imu->ubuf = (unsigned long)iov->iov_base;
+	imu->len = iov->iov_len;
+	imu->folio_shift = PAGE_SHIFT;
+	refcount_set(&imu->refs, 1);
+	/*
+	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
+	 * mmdrop() in io_nopin_release().
+	 */
+	mmgrab(mm);
+	imu->mm = mm;
+	*pimu = imu;
+	return 0;
+}
+
+/* A pinned buffer for some memory of another mm */
+static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+					   struct mm_struct *mm, int ddir,
+					   u64 addr, size_t len)
+{
+	unsigned int gup_flags = ddir == ITER_DEST ? FOLL_WRITE : 0;
+	unsigned long start = untagged_addr((unsigned long)addr);
+	unsigned long off = offset_in_page(start), nr, i;
+	struct io_mapped_ubuf *imu;
+	struct page **pages;
+	long got = 0, ret;
+	int locked = 1;
+
+	nr = DIV_ROUND_UP(off + len, PAGE_SIZE);
+	imu = kvzalloc(struct_size(imu, bvec, nr), GFP_KERNEL_ACCOUNT);
+	pages = kvmalloc_array(nr, sizeof(*pages), GFP_KERNEL_ACCOUNT);
+	ret = -ENOMEM;
+	if (!imu || !pages)
+		goto fail;
+
+	mmap_read_lock(mm);
+	while (got < nr) {
+		ret = pin_user_pages_remote(mm, (start & PAGE_MASK) +
+					    (got << PAGE_SHIFT), nr - got,
+					    gup_flags, pages + got, &locked);
+		if (ret <= 0)
+			break;
+		got += ret;
+		/* It may have given up the lock after some of the pages */
+		if (!locked) {
+			mmap_read_lock(mm);
+			locked = 1;
+		}
+	}
+	if (locked)
+		mmap_read_unlock(mm);
+	if (got < nr) {
+		ret = ret ?: -EFAULT;
+		goto unpin;
+	}
+	/* As pinned buffers are: these pins may stay for as long */
+	ret = ctx->user ? __io_account_mem(ctx->user, nr) : 0;
+	if (ret)
+		goto unpin;
+	if (ctx->mm_account)
+		atomic64_add(nr, &ctx->mm_account->pinned_vm);
+	imu->acct_pages = nr;
+
+	imu->ubuf = addr;
+	imu->len = len;
+	imu->nr_bvecs = nr;
+	imu->folio_shift = PAGE_SHIFT;
+	/* It may be a file's, and that be written back in the meantime */
+	imu->dirty = ddir == ITER_DEST;
+	refcount_set(&imu->refs, 1);
+	for (i = 0; i < nr; i++) {
+		size_t bytes = min_t(size_t, len, PAGE_SIZE - off);
+
+		bvec_set_page(&imu->bvec[i], pages[i], bytes, off);
+		len -= bytes;
+		off = 0;
+	}
+	kvfree(pages);
+	return imu;
+unpin:
+	unpin_user_pages(pages, got);
+fail:
+	kvfree(pages);
+	kvfree(imu);
+	return ERR_PTR(ret);
+}
+
+/**
+ * io_nopin_foreign - pin the part of a buffer that a request uses
+ * @ctx: the ring
+ * @pimu: buffer of an mm that is not the current one; replaced
+ * @ddir: ITER_DEST or ITER_SOURCE
+ * @addr: address within the buffer
+ * @len: number of bytes
+ *
+ * The pins belong to the resource node of the requests that are being prepared,
+ * as if the buffer had been registered and was unregistered now: they go when
+ * these requests and earlier ones have ended.
+ *
+ * Context: Process context with @ctx->uring_lock held, may sleep. The request
+ * holds a reference to @ctx->rsrc_node.
+ *
+ * Return: 0; -EFAULT if the mm of the buffer is gone, or if the memory is not
+ * in the buffer or not accessible; -ENOMEM, also beyond RLIMIT_MEMLOCK.
+ */
+int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
+		     int ddir, u64 addr, size_t len)
+{
+	struct io_rsrc_node *node = ctx->rsrc_node, *next;
+	struct io_mapped_ubuf *imu = *pimu, *pinned;
+	struct mm_struct *mm = imu->mm;
+	u64 end;
+
+	lockdep_assert_held(&ctx->uring_lock);
+
+	if (nopin_broken(MM))
+		return 0;
+	if (check_add_overflow(addr, (u64)len, &end) || addr < imu->ubuf ||
+	    end > imu->ubuf + imu->len)
+		return -EFAULT;
+	if (!len)
+		return 0;
+
+	next = io_rsrc_node_alloc(ctx);
+	if (!next)
+		return -ENOMEM;
+	if (!mmget_not_zero(mm)) {
+		io_rsrc_node_destroy(ctx, next);
+		return -EFAULT;
+	}
+	pinned = io_nopin_pin(ctx, mm, ddir, addr, len);
+	/* Not here, with the lock held, if it is the last one */
+	mmput_async(mm);
+	if (IS_ERR(pinned)) {
+		io_rsrc_node_destroy(ctx, next);
+		return PTR_ERR(pinned);
+	}
+
+	/* As io_queue_rsrc_removal() does it */
+	node->item.buf = pinned;
+	node->item.tag = 0;
+	node->type = IORING_RSRC_BUFFER;
+	list_add_tail(&node->node, &ctx->rsrc_ref_list);
+	ctx->rsrc_node = next;
+	io_put_rsrc_node(ctx, node);
+	*pimu = pinned;
+	return 0;
+}
+
+/**
+ * io_nopin_release - give up what a buffer has from this file
+ * @imu: buffer without users
+ *
+ * Context: Process context, may sleep.
+ */
+void io_nopin_release(struct io_mapped_ubuf *imu)
+{
+	unsigned int i;
+
+	if (imu->mm)
+		mmdrop(imu->mm);
+	if (!imu->dirty)
+		return;
+	for (i = 0; i < imu->nr_bvecs; i++)
+		unpin_user_pages_dirty_lock(&imu->bvec[i].bv_page, 1, true);
+	imu->nr_bvecs = 0;
+}
+
+/**
+ * io_nopin_show - describe a buffer in the ring's fdinfo
+ * @m: where to
+ * @imu: the buffer, which may be an empty slot
+ *
+ * Context: Process context with the uring_lock of the ring held.
+ */
+void io_nopin_show(struct seq_file *m, const struct io_mapped_ubuf *imu)
+{
+	struct mm_struct *mm = imu->mm;
+	unsigned int nr = 0;
+
+	if (!mm) {
+		if (imu->nr_bvecs)
+			seq_puts(m, " pinned");
+		return;
+	}
+	if (mmget_not_zero(mm)) {
+		nr = nopin_mm_count_cached(mm, untagged_addr((unsigned long)imu->ubuf),
+					   imu->len);
+		/* As above */
+		mmput_async(mm);
+	}
+	seq_printf(m, " nopin, %u of %lu pages valid", nr,
+		   DIV_ROUND_UP(offset_in_page(imu->ubuf) + imu->len, PAGE_SIZE));
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Fixed buffers without pins: the hooks of the rest of io_uring.
+ */
+#ifndef IOU_NOPIN_H
+#define IOU_NOPIN_H
+
+#include <linux/nopin.h>
+#include <linux/sched.h>
+#include <linux/uio.h>
+
+#include "rsrc.h"
+
+struct seq_file;
+
+#ifdef CONFIG_NOPIN
+
+#define IO_RSRC_NOPIN_FLAGS	IORING_RSRC_REGISTER_NOPIN
+
+bool io_nopin_default(void);
+bool io_nopin_flag_allowed(void);
+int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu);
+int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
+		     int ddir, u64 addr, size_t len);
+void io_nopin_release(struct io_mapped_ubuf *imu);
+void io_nopin_show(struct seq_file *m, const struct io_mapped_ubuf *imu);
+
+/* A buffer is pinned */
+static inline void io_nopin_init(struct io_mapped_ubuf *imu)
+{
+	imu->mm = NULL;
+	imu->dirty = false;
+}
+
+/* Is it a range of addresses rather than a set of pages? */
+static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
+{
+	return imu->mm;
+}
+
+/* The last reference to a buffer is gone; what is left is what is pinned */
+static inline void io_nopin_put(struct io_mapped_ubuf *imu)
+{
+	if (imu->mm || imu->dirty)
+		io_nopin_release(imu);
+}
+
+/*
+ * Make *@pimu something that the request can use whoever issues it. To be
+ * called when the request is prepared, after its resource node was set.
+ */
+static inline int io_nopin_prep(struct io_ring_ctx *ctx,
+				struct io_mapped_ubuf **pimu, int ddir,
+				u64 addr, size_t len)
+{
+	const struct mm_struct *mm = (*pimu)->mm;
+
+	if (likely(!mm || mm == current->mm))
+		return 0;
+	return io_nopin_foreign(ctx, pimu, ddir, addr, len);
+}
+
+/*
+ * What IOCB_NOWAIT is to come with: a fixed buffer that has to be faulted in is
+ * left to a worker thread, unless the program asked not to have one. Nobody asks
+ * this about pinned buffers.
+ */
+static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
+{
+	if (req->opcode != IORING_OP_READ_FIXED &&
+	    req->opcode != IORING_OP_WRITE_FIXED)
+		return 0;
+	return req->flags & REQ_F_NOWAIT ? 0 : IOCB_NOPIN_AGAIN;
+}
+
+#else /* !CONFIG_NOPIN */
+
+#define IO_RSRC_NOPIN_FLAGS	0
+
+static inline bool io_nopin_default(void)
+{
+	return false;
+}
+
+static inline bool io_nopin_flag_allowed(void)
+{
+	return false;
+}
+
+static inline int io_nopin_register(const struct iovec *iov,
+				    struct io_mapped_ubuf **pimu)
+{
+	return -EINVAL;
+}
+
+static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
+{
+	return false;
+}
+
+static inline void io_nopin_init(struct io_mapped_ubuf *imu) { }
+static inline void io_nopin_put(struct io_mapped_ubuf *imu) { }
+
+static inline int io_nopin_prep(struct io_ring_ctx *ctx,
+				struct io_mapped_ubuf **pimu, int ddir,
+				u64 addr, size_t len)
+{
+	return 0;
+}
+
+static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
+{
+	return 0;
+}
+
+static inline void io_nopin_show(struct seq_file *m,
+				 const struct io_mapped_ubuf *imu) { }
+
+#endif /* CONFIG_NOPIN */
+#endif /* IOU_NOPIN_H */

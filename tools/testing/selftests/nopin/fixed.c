@@ -1,0 +1,1003 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Buffers registered with io_uring, pinned and not: they work the same, but for
+ * what is said where a test looks at the mode. A buffer without pins is a range
+ * of addresses (R1, R15), and translations that are kept must not outlive the
+ * mapping (R1).
+ *
+ * I/O in flight while the mapping changes is in lifetime.c, variants fixed_*.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/nvme_ioctl.h>
+#include <netinet/in.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define SWITCH		"/sys/kernel/mm/nopin/io_uring"
+#define LEN		(4 * MB)
+/* Walks of 16 KiB after which translations of 2 MiB are kept for sure */
+#define WARM		200
+
+static bool nopin(void)
+{
+	return mode_get() == MODE_NOPIN;
+}
+
+/* One request from start to end */
+static long one(struct io_uring *ring, struct io_uring_sqe *sqe)
+{
+	struct io_uring_cqe *cqe;
+	long res;
+	int ret;
+
+	(void)sqe;
+	ret = io_uring_submit(ring);
+	if (ret != 1)
+		return ret < 0 ? ret : -EIO;
+	ret = io_uring_wait_cqe(ring, &cqe);
+	if (ret)
+		return ret;
+	res = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return res;
+}
+
+static long fixed(struct io_uring *ring, int fd, bool write, void *buf,
+		  size_t len, off_t pos, int index, unsigned int flags)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	if (!sqe)
+		return -EBUSY;
+	if (write)
+		io_uring_prep_write_fixed(sqe, fd, buf, len, pos, index);
+	else
+		io_uring_prep_read_fixed(sqe, fd, buf, len, pos, index);
+	sqe->flags |= flags;
+	return one(ring, sqe);
+}
+
+/* Use all of a buffer until its translations are kept; 0 or -errno */
+static int warm(struct io_uring *ring, int fd, char *buf, size_t len)
+{
+	for (int i = 0; i < WARM; i++) {
+		long ret = fixed(ring, fd, i % 2, buf + i * 16 * KB % len,
+				 16 * KB, 0, 0, 0);
+
+		if (ret != 16 * KB)
+			return ret < 0 ? ret : -EIO;
+	}
+	return 0;
+}
+
+/* What /proc says of a ring's buffer: -1 pinned, else pages valid */
+static int buffer_info(struct io_uring *ring, int index)
+{
+	unsigned int n, nr = 0;
+	char line[256];
+	int ret = -2;
+	FILE *f;
+
+	snprintf(line, sizeof(line), "/proc/self/fdinfo/%d", ring->ring_fd);
+	f = fopen(line, "r");
+	if (!f)
+		return -2;
+	while (fgets(line, sizeof(line), f)) {
+		char *what = strstr(line, ": 0x");
+
+		if (!what || sscanf(line, "%u:", &n) != 1 || n != (unsigned int)index)
+			continue;
+		if (strstr(what, " pinned"))
+			ret = -1;
+		what = strstr(what, " nopin, ");
+		if (what && sscanf(what, " nopin, %u of", &nr) == 1)
+			ret = nr;
+	}
+	fclose(f);
+	return ret;
+}
+
+static unsigned long status_kb(const char *field)
+{
+	unsigned long kb = 0;
+	char line[256];
+	FILE *f = fopen("/proc/self/status", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, field, strlen(field)))
+			kb = strtoul(line + strlen(field) + 1, NULL, 10);
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+FIXTURE(ring) {
+	struct target t;
+	struct io_uring ring;
+	unsigned int sqe_flags;
+	bool ready;
+};
+
+FIXTURE_VARIANT(ring) {
+	unsigned int setup;
+	unsigned int sqe_flags;
+};
+
+FIXTURE_VARIANT_ADD(ring, plain) {};
+FIXTURE_VARIANT_ADD(ring, sqpoll) { .setup = IORING_SETUP_SQPOLL };
+FIXTURE_VARIANT_ADD(ring, defer) {
+	.setup = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN };
+FIXTURE_VARIANT_ADD(ring, worker) { .sqe_flags = IOSQE_ASYNC };
+
+FIXTURE_SETUP(ring)
+{
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&self->t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(16, &self->ring, variant->setup));
+	self->sqe_flags = variant->sqe_flags;
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(ring)
+{
+	if (!self->ready)
+		return;
+	io_uring_queue_exit(&self->ring);
+	target_close(&self->t);
+}
+
+/* All kinds of memory, before and after their translations are kept */
+TEST_F_TIMEOUT(ring, memory, 120)
+{
+	static const enum mem_kind kinds[] = {
+		MEM_ANON, MEM_THP, MEM_THP_PTE, MEM_HUGETLB, MEM_SHMEM,
+		MEM_PRIVATE_FILE, MEM_SHARED_EXT4, MEM_SHARED_XFS, NR_MEM
+	};
+	static const struct {
+		size_t off, len;
+	} part[] = {
+		{ 0, 4 * KB }, { 512, 512 }, { 3 * KB, 2 * KB },
+		{ 64 * KB, 64 * KB }, { 2 * MB - 8 * KB, 16 * KB },
+		{ MB + 512, MB }, { 0, LEN }, { 0, 0 }
+	};
+	struct io_uring *ring = &self->ring;
+	int fd = self->t.fd;
+
+	for (int k = 0; kinds[k] != NR_MEM; k++) {
+		unsigned long acquired = vmstat("nr_foll_pin_acquired");
+		unsigned long nowait = fallback("nowait");
+		const char *name = mem_name[kinds[k]];
+		struct mem m;
+		int ret;
+
+		ASSERT_EQ(0, mem_get(&m, kinds[k], LEN)) TH_LOG("%s", name);
+		ret = ring_buffer(ring, m.p, LEN);
+		/* Pinned for long, a file's pages would be a problem */
+		if (!nopin() && kinds[k] >= MEM_SHARED_EXT4) {
+			EXPECT_GT(0, ret) TH_LOG("%s", name);
+			mem_put(&m);
+			continue;
+		}
+		ASSERT_EQ(0, ret) TH_LOG("%s", name);
+		if (!nopin())
+			EXPECT_LT(0, status_kb("VmPin"));
+		for (int round = 0; round < 6; round++) {
+			for (int i = 0; part[i].len; i++) {
+				char *p = m.p + part[i].off;
+				size_t len = part[i].len;
+				uint64_t seed = k * 100 + round * 10 + i;
+
+				pat_fill(p, len, seed, 0);
+				ASSERT_EQ(len, fixed(ring, fd, true, p, len, 0,
+						     0, self->sqe_flags))
+					TH_LOG("%s", name);
+				ASSERT_EQ(-1, target_check(&self->t, len, seed, 0))
+					TH_LOG("%s", name);
+				ASSERT_EQ(0, target_fill(&self->t, len, ~seed, 0));
+				ASSERT_EQ(len, fixed(ring, fd, false, p, len, 0,
+						     0, self->sqe_flags))
+					TH_LOG("%s", name);
+				ASSERT_EQ(-1, pat_check(p, len, ~seed, 0))
+					TH_LOG("%s, %zu at %zu", name, len,
+					       part[i].off);
+			}
+		}
+		if (nopin()) {
+			EXPECT_EQ(0, status_kb("VmPin")) TH_LOG("%s", name);
+			/* Writeback of the file may have been in the way */
+			if (kinds[k] < MEM_SHARED_EXT4 || nowait == fallback("nowait"))
+				EXPECT_EQ(acquired, vmstat("nr_foll_pin_acquired"))
+					TH_LOG("%s", name);
+			EXPECT_LT(0, buffer_info(ring, 0)) TH_LOG("%s", name);
+		} else {
+			EXPECT_EQ(-1, buffer_info(ring, 0));
+		}
+		ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+		mem_put(&m);
+	}
+}
+
+TEST_F(ring, errors)
+{
+	struct io_uring *ring = &self->ring;
+	unsigned int flag = nopin() ? IORING_RSRC_REGISTER_NOPIN : 0;
+	struct iovec iov;
+	struct mem m;
+	char *hole;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, MB));
+	hole = mmap(NULL, MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, hole);
+	ASSERT_EQ(0, munmap(hole, MB));
+
+	EXPECT_EQ(-EFAULT, ring_buffer(ring, hole, MB));
+	EXPECT_EQ(-EFAULT, ring_buffer(ring, (void *)0xffff888000000000, PAGE));
+	EXPECT_EQ(-EOVERFLOW, ring_buffer(ring, (void *)-PAGE, PAGE));
+	EXPECT_EQ(-EFAULT, ring_buffer(ring, NULL, PAGE));
+	EXPECT_EQ(-EFAULT, ring_buffer(ring, m.p, 0));
+	EXPECT_EQ(-EFAULT, ring_buffer(ring, m.p, GB + 1));
+	iov = (struct iovec) { m.p, MB };
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1, NULL, flag | 1 << 5));
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 0, NULL, flag));
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1 << 15, NULL, flag));
+	EXPECT_EQ(-ENXIO, io_uring_unregister_buffers(ring));
+	if (nopin()) {
+		struct io_uring_rsrc_register rr = {
+			.nr = 1, .flags = flag, .data = (unsigned long)&self->t.fd,
+		};
+
+		EXPECT_EQ(-EINVAL, ring_register(ring, IORING_REGISTER_FILES2,
+						 &rr, sizeof(rr)));
+	}
+
+	ASSERT_EQ(0, ring_buffer(ring, m.p + 512, MB / 2));
+	EXPECT_EQ(-EBUSY, ring_buffer(ring, m.p, MB));
+	EXPECT_EQ(4096, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 0,
+			      self->sqe_flags));
+	/* Not in the buffer, although it is mapped */
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p, 4096, 0, 0,
+				 self->sqe_flags));
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + MB / 2, 4096, 0,
+				 0, self->sqe_flags));
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 1,
+				 self->sqe_flags));
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 0,
+				 self->sqe_flags));
+	mem_put(&m);
+}
+
+/* A table of slots that are filled, replaced and emptied, with tags */
+TEST_F(ring, update)
+{
+	struct io_uring *ring = &self->ring;
+	struct io_uring_rsrc_register rr = {
+		.nr = 4, .flags = IORING_RSRC_REGISTER_SPARSE |
+			 (nopin() ? IORING_RSRC_REGISTER_NOPIN : 0),
+	};
+	struct io_uring_cqe *cqe;
+	struct iovec iov;
+	struct mem a, b;
+	__u64 tag;
+
+	ASSERT_EQ(0, mem_get(&a, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, mem_get(&b, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, target_fill(&self->t, 64 * KB, 1, 0));
+	ASSERT_EQ(0, ring_register(ring, IORING_REGISTER_BUFFERS2, &rr, sizeof(rr)));
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, a.p, PAGE, 0, 2,
+				 self->sqe_flags));
+
+	iov = (struct iovec) { a.p, a.len };
+	tag = 77;
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 2, &iov, &tag, 1));
+	EXPECT_EQ(a.len, fixed(ring, self->t.fd, false, a.p, a.len, 0, 2,
+			       self->sqe_flags));
+	EXPECT_EQ(-1, pat_check(a.p, a.len, 1, 0));
+	EXPECT_EQ(nopin(), buffer_info(ring, 2) >= 0);
+
+	iov = (struct iovec) { b.p, b.len };
+	tag = 78;
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 2, &iov, &tag, 1));
+	ASSERT_EQ(0, io_uring_wait_cqe(ring, &cqe));
+	EXPECT_EQ(77, cqe->user_data);
+	io_uring_cqe_seen(ring, cqe);
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, a.p, PAGE, 0, 2,
+				 self->sqe_flags));
+	EXPECT_EQ(b.len, fixed(ring, self->t.fd, false, b.p, b.len, 0, 2,
+			       self->sqe_flags));
+	EXPECT_EQ(-1, pat_check(b.p, b.len, 1, 0));
+	EXPECT_EQ(-EINVAL, io_uring_register_buffers_update_tag(ring, 4, &iov,
+								&tag, 1));
+	/* Something that cannot be registered changes nothing */
+	iov.iov_base = (void *)0xffff888000000000;
+	EXPECT_EQ(-EFAULT, io_uring_register_buffers_update_tag(ring, 2, &iov,
+								&tag, 1));
+	EXPECT_EQ(b.len, fixed(ring, self->t.fd, false, b.p, b.len, 0, 2,
+			       self->sqe_flags));
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+	mem_put(&a);
+	mem_put(&b);
+}
+
+/* Requests that wait for one another */
+TEST_F(ring, links)
+{
+	struct io_uring *ring = &self->ring;
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct mem m;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, ring_buffer(ring, m.p, m.len));
+	for (int round = 0; round < 50; round++) {
+		pat_fill(m.p, 16 * KB, round, 0);
+		memset(m.p + 32 * KB, 0, 16 * KB);
+		sqe = io_uring_get_sqe(ring);
+		io_uring_prep_write_fixed(sqe, self->t.fd, m.p, 16 * KB, 0, 0);
+		sqe->flags |= IOSQE_IO_LINK | self->sqe_flags;
+		sqe = io_uring_get_sqe(ring);
+		io_uring_prep_read_fixed(sqe, self->t.fd, m.p + 32 * KB, 16 * KB,
+					 0, 0);
+		sqe->flags |= self->sqe_flags;
+		ASSERT_EQ(2, io_uring_submit(ring));
+		for (int i = 0; i < 2; i++) {
+			ASSERT_EQ(0, io_uring_wait_cqe(ring, &cqe));
+			EXPECT_EQ(16 * KB, cqe->res);
+			io_uring_cqe_seen(ring, cqe);
+		}
+		ASSERT_EQ(-1, pat_check(m.p + 32 * KB, 16 * KB, round, 0));
+	}
+	mem_put(&m);
+}
+
+/* The buffers of a ring that ends go on in one that has cloned them */
+TEST_F(ring, clone)
+{
+	struct {
+		__u32 src_fd, flags, pad[6];
+	} arg = {};
+	struct io_uring src;
+	struct mem m;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, io_uring_queue_init(4, &src, 0));
+	ASSERT_EQ(0, ring_buffer(&src, m.p, m.len));
+	arg.src_fd = src.ring_fd;
+	ASSERT_EQ(0, ring_register(&self->ring, REGISTER_CLONE_BUFFERS, &arg, 1));
+	EXPECT_EQ(buffer_info(&src, 0), buffer_info(&self->ring, 0));
+	ASSERT_EQ(0, io_uring_unregister_buffers(&src));
+	io_uring_queue_exit(&src);
+	usleep(100000);
+	for (int i = 0; i < 20; i++) {
+		ASSERT_EQ(0, target_fill(&self->t, 16 * KB, i, 0));
+		EXPECT_EQ(16 * KB, fixed(&self->ring, self->t.fd, false, m.p,
+					 16 * KB, 0, 0, self->sqe_flags));
+		EXPECT_EQ(-1, pat_check(m.p, 16 * KB, i, 0));
+	}
+	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	mem_put(&m);
+}
+
+/*
+ * R15: a ring that another process inherits works on the memory of the one that
+ * registered the buffer
+ */
+TEST(foreign)
+{
+	struct io_uring ring;
+	struct target t;
+	struct mem m;
+	int status;
+	pid_t pid;
+
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, target_fill(&t, 64 * KB, 5, 0));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, m.len));
+	ASSERT_EQ(4 * KB, fixed(&ring, t.fd, false, m.p, 4 * KB, 0, 0, 0));
+	memset(m.p, GRAB_BYTE, m.len);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		memset(m.p, 1, m.len);
+		if (fixed(&ring, t.fd, false, m.p + 512, 48 * KB, 0, 0, 0) != 48 * KB)
+			_exit(1);
+		if (byte_check(m.p, m.len, 1) >= 0)
+			_exit(2);
+		/* A write takes it from there as well */
+		if (fixed(&ring, t.fd, true, m.p + 512, 16 * KB, 64 * KB, 0, 0) !=
+		    16 * KB)
+			_exit(3);
+		/* Not in the buffer, or no buffer */
+		if (fixed(&ring, t.fd, false, m.p + 63 * KB, 4 * KB, 0, 0, 0) !=
+		    -EFAULT)
+			_exit(4);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(-1, byte_check(m.p, 512, GRAB_BYTE));
+	EXPECT_EQ(-1, pat_check(m.p + 512, 48 * KB, 5, 0));
+	EXPECT_EQ(-1, byte_check(m.p + 512 + 48 * KB, 15 * KB + 512, GRAB_BYTE));
+	memset(m.p, 0, m.len);
+	ASSERT_EQ(0, target_read(&t, m.p, 16 * KB, 64 * KB));
+	EXPECT_EQ(-1, pat_check(m.p, 16 * KB, 5, 0));
+	io_uring_queue_exit(&ring);
+	target_close(&t);
+	mem_put(&m);
+}
+
+/* R15: the buffer of a process that is gone; its pins would have kept it */
+TEST(foreign_gone)
+{
+	struct io_uring ring;
+	struct target t;
+	int status;
+	char *addr;
+	pid_t pid;
+	int ready[2];
+
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
+	/* The same address is in use here, by something else */
+	addr = mmap(NULL, 64 * KB, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, addr);
+	memset(addr, GRAB_BYTE, 64 * KB);
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		memset(addr, 1, 64 * KB);
+		_exit(ring_buffer(&ring, addr, 64 * KB) ? 1 : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	/* The last of the mm goes when the task has been reaped, or shortly after */
+	usleep(100000);
+	EXPECT_EQ(nopin() ? -EFAULT : 16 * KB,
+		  fixed(&ring, t.fd, false, addr, 16 * KB, 0, 0, 0));
+	EXPECT_EQ(-1, byte_check(addr, 64 * KB, GRAB_BYTE));
+	io_uring_queue_exit(&ring);
+	target_close(&t);
+	munmap(addr, 64 * KB);
+}
+
+FIXTURE(changed) {
+	struct target t;
+	struct io_uring ring;
+	struct mem m;
+	char *p;		/* translations are kept by 2 MiB */
+	bool ready;
+};
+
+FIXTURE_VARIANT(changed) {
+	enum mem_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(changed, anon) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(changed, thp) { .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(changed, shmem) { .kind = MEM_SHMEM };
+
+FIXTURE_SETUP(changed)
+{
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&self->t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));
+	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
+	ASSERT_EQ(0, ring_buffer(&self->ring, self->m.p, LEN));
+	self->p = (char *)ALIGN_UP((unsigned long)self->m.p, 2 * MB);
+	ASSERT_EQ(0, warm(&self->ring, self->t.fd, self->p, 2 * MB));
+	if (nopin())
+		ASSERT_LT(0, buffer_info(&self->ring, 0));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(changed)
+{
+	if (!self->ready)
+		return;
+	io_uring_queue_exit(&self->ring);
+	target_close(&self->t);
+	mem_put(&self->m);
+}
+
+#define RW(write, off, len) \
+	fixed(&self->ring, self->t.fd, write, self->p + (off), len, 0, 0, 0)
+
+/* Whatever was mapped there before, what is mapped there now is the buffer */
+TEST_F_TIMEOUT(changed, mapping, 60)
+{
+	char *p = self->p;
+
+	if (!nopin())
+		SKIP(return, "a pinned buffer is a set of pages");
+	for (int round = 0; round < 3; round++) {
+		int seed = 40 + 10 * round;
+
+		/* Pages that are thrown away, one in the middle and many */
+		ASSERT_EQ(0, target_fill(&self->t, 64 * KB, seed, 0));
+		ASSERT_EQ(0, madvise(p + 4 * KB, 4 * KB, MADV_DONTNEED));
+		ASSERT_EQ(64 * KB, RW(false, 0, 64 * KB));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, seed, 0));
+		ASSERT_EQ(0, madvise(p, MB, MADV_DONTNEED));
+		ASSERT_EQ(64 * KB, RW(false, 0, 64 * KB));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, seed, 0));
+
+		/* Something else at the same place */
+		ASSERT_EQ(p, mmap(p, MB, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+				  MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		pat_fill(p, 64 * KB, seed + 1, 0);
+		ASSERT_EQ(64 * KB, RW(true, 0, 64 * KB));
+		EXPECT_EQ(-1, target_check(&self->t, 64 * KB, seed + 1, 0));
+		ASSERT_EQ(0, target_fill(&self->t, 64 * KB, seed + 2, 0));
+		ASSERT_EQ(64 * KB, RW(false, 0, 64 * KB));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, seed + 2, 0));
+
+		/* Only to be read: by the program, and by a device */
+		ASSERT_EQ(0, mprotect(p, 64 * KB, PROT_READ));
+		EXPECT_EQ(-EFAULT, RW(false, 0, 64 * KB));
+		EXPECT_EQ(64 * KB, RW(true, 0, 64 * KB));
+		ASSERT_EQ(0, mprotect(p, 64 * KB, PROT_NONE));
+		EXPECT_EQ(-EFAULT, RW(true, 0, 64 * KB));
+		ASSERT_EQ(0, mprotect(p, 64 * KB, PROT_READ | PROT_WRITE));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, seed + 2, 0));
+		EXPECT_EQ(64 * KB, RW(false, 0, 64 * KB));
+
+		/* Swapped out: a worker fetches it */
+		if (getenv("NOPIN_SWAP")) {
+			pat_fill(p, 64 * KB, seed + 3, 0);
+			ASSERT_EQ(0, madvise(p, 64 * KB, MADV_PAGEOUT));
+			ASSERT_EQ(64 * KB, RW(true, 0, 64 * KB));
+			EXPECT_EQ(-1, target_check(&self->t, 64 * KB, seed + 3, 0));
+		}
+
+		/* Gone, in part: nothing of it may be used */
+		ASSERT_EQ(0, munmap(p + 32 * KB, 4 * KB));
+		EXPECT_EQ(-EFAULT, RW(false, 32 * KB, 4 * KB));
+		EXPECT_EQ(-EFAULT, RW(true, 32 * KB, 4 * KB));
+		EXPECT_EQ(28 * KB, RW(false, 0, 28 * KB));
+		ASSERT_EQ(p + 32 * KB, mmap(p + 32 * KB, 4 * KB,
+					    PROT_READ | PROT_WRITE, MAP_PRIVATE |
+					    MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		EXPECT_EQ(64 * KB, RW(false, 0, 64 * KB));
+		ASSERT_EQ(0, warm(&self->ring, self->t.fd, p, 2 * MB));
+	}
+}
+
+/* A child that is born has the data of then, the parent those that come */
+TEST_F_TIMEOUT(changed, fork, 60)
+{
+	char *p = self->p;
+	int status, go[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_EQ(0, pipe(go));
+	for (int round = 0; round < 4; round++) {
+		pat_fill(p, 64 * KB, 60 + round, 0);
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			bool shared = self->m.fd >= 0;
+
+			if (read(go[0], &c, 1) != 1)
+				_exit(1);
+			if (!shared && pat_check(p, 64 * KB, 60 + round, 0) >= 0)
+				_exit(2);
+			_exit(0);
+		}
+		ASSERT_EQ(0, target_fill(&self->t, 64 * KB, 70 + round, 0));
+		ASSERT_EQ(64 * KB, RW(false, 0, 64 * KB));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, 70 + round, 0));
+		ASSERT_EQ(1, write(go[1], "", 1));
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		EXPECT_EQ(0, status);
+	}
+}
+
+/* The file behind a buffer becomes shorter */
+TEST(truncated)
+{
+	struct io_uring ring;
+	struct target t;
+	struct mem m;
+
+	NEED("NOPIN_RAW");
+	NEED("NOPIN_EXT4");
+	if (!nopin())
+		SKIP(return, "file mappings cannot be registered pinned");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
+	ASSERT_EQ(0, mem_get(&m, MEM_SHARED_EXT4, LEN));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, LEN));
+	ASSERT_EQ(0, warm(&ring, t.fd, m.p, 2 * MB));
+	ASSERT_EQ(0, ftruncate(m.fd, 64 * KB));
+	EXPECT_EQ(64 * KB, fixed(&ring, t.fd, false, m.p, 64 * KB, 0, 0, 0));
+	EXPECT_EQ(-EFAULT, fixed(&ring, t.fd, false, m.p + 64 * KB, 4 * KB, 0, 0, 0));
+	EXPECT_EQ(-EFAULT, fixed(&ring, t.fd, true, m.p + 64 * KB, 4 * KB, 0, 0, 0));
+	ASSERT_EQ(0, ftruncate(m.fd, LEN));
+	ASSERT_EQ(0, target_fill(&t, 4 * KB, 3, 0));
+	EXPECT_EQ(4 * KB, fixed(&ring, t.fd, false, m.p + 64 * KB, 4 * KB, 0, 0, 0));
+	EXPECT_EQ(-1, pat_check(m.p + 64 * KB, 4 * KB, 3, 0));
+	io_uring_queue_exit(&ring);
+	target_close(&t);
+	mem_put(&m);
+}
+
+/* Files that copy, or that hold on to the pages for a while */
+TEST_F(changed, other_files)
+{
+	struct io_uring *ring = &self->ring;
+	char *p = self->p, *back = malloc(64 * KB), path[256];
+	int fd, pipes[2], socks[2];
+	uint64_t count = 3;
+
+	/* Through the page cache */
+	if (getenv("NOPIN_EXT4")) {
+		snprintf(path, sizeof(path), "%s/fixed", getenv("NOPIN_EXT4"));
+		fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+		ASSERT_LE(0, fd);
+		unlink(path);
+		pat_fill(p, 64 * KB, 90, 0);
+		ASSERT_EQ(64 * KB, fixed(ring, fd, true, p, 64 * KB, 0, 0, 0));
+		memset(p, 0, 64 * KB);
+		ASSERT_EQ(64 * KB, fixed(ring, fd, false, p, 64 * KB, 0, 0, 0));
+		EXPECT_EQ(-1, pat_check(p, 64 * KB, 90, 0));
+		close(fd);
+	}
+
+	ASSERT_EQ(0, pipe(pipes));
+	pat_fill(p, 4 * KB, 91, 0);
+	ASSERT_EQ(4 * KB, fixed(ring, pipes[1], true, p, 4 * KB, 0, 0, 0));
+	memset(p, 0, 4 * KB);
+	ASSERT_EQ(4 * KB, fixed(ring, pipes[0], false, p, 4 * KB, 0, 0, 0));
+	EXPECT_EQ(-1, pat_check(p, 4 * KB, 91, 0));
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
+	ASSERT_EQ(4 * KB, fixed(ring, socks[0], true, p, 4 * KB, 0, 0, 0));
+	memset(p, 0, 4 * KB);
+	ASSERT_EQ(4 * KB, fixed(ring, socks[1], false, p, 4 * KB, 0, 0, 0));
+	EXPECT_EQ(-1, pat_check(p, 4 * KB, 91, 0));
+
+	fd = eventfd(0, 0);
+	ASSERT_LE(0, fd);
+	memcpy(p, &count, sizeof(count));
+	ASSERT_EQ(8, fixed(ring, fd, true, p, 8, 0, 0, 0));
+	memset(p, 0, 8);
+	ASSERT_EQ(8, fixed(ring, fd, false, p, 8, 0, 0, 0));
+	EXPECT_EQ(3, *(uint64_t *)p);
+	free(back);
+}
+
+static int tcp_pair(int socks[2])
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	socklen_t len = sizeof(addr);
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (l < 0 || bind(l, (void *)&addr, len) || listen(l, 1) ||
+	    getsockname(l, (void *)&addr, &len))
+		return -errno;
+	socks[0] = socket(AF_INET, SOCK_STREAM, 0);
+	if (socks[0] < 0 || connect(socks[0], (void *)&addr, len))
+		return -errno;
+	socks[1] = accept(l, NULL, NULL);
+	close(l);
+	return socks[1] < 0 ? -errno : 0;
+}
+
+/* Once within RLIMIT_MEMLOCK, once beyond it: then the data are copied */
+TEST_F(changed, send_zc)
+{
+	struct io_uring *ring = &self->ring;
+	char *p = self->p, *back = malloc(64 * KB);
+	struct rlimit lim;
+	int socks[2];
+
+	if (tcp_pair(socks))
+		SKIP(return, "no TCP to this machine");
+	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &lim));
+	for (int round = 0; round < 2; round++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+		struct io_uring_cqe *cqe;
+		bool more;
+
+		pat_fill(p, 64 * KB, 92 + round, 0);
+		io_uring_prep_send_zc_fixed(sqe, socks[0], p, 64 * KB, 0, 0, 0);
+		ASSERT_EQ(1, io_uring_submit(ring));
+		for (size_t got = 0; got < 64 * KB; ) {
+			ssize_t n = read(socks[1], back + got, 64 * KB - got);
+
+			ASSERT_LT(0, n);
+			got += n;
+		}
+		EXPECT_EQ(-1, pat_check(back, 64 * KB, 92 + round, 0));
+		do {
+			ASSERT_EQ(0, io_uring_wait_cqe(ring, &cqe));
+			more = cqe->flags & IORING_CQE_F_MORE;
+			if (!(cqe->flags & IORING_CQE_F_NOTIF))
+				EXPECT_EQ(64 * KB, cqe->res);
+			io_uring_cqe_seen(ring, cqe);
+		} while (more);
+		if (!round) {
+			lim.rlim_cur = 0;
+			ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &lim));
+		}
+	}
+	free(back);
+}
+
+/* NVMe commands that the program makes itself */
+TEST(passthrough)
+{
+	char *raw = getenv("NOPIN_RAW"), path[64];
+	struct io_uring_sqe *sqe;
+	struct io_uring ring;
+	struct target t;
+	struct mem m;
+	int fd, nsid;
+
+	NEED("NOPIN_RAW");
+	if (strncmp(raw, "/dev/nvme", 9))
+		SKIP(return, "%s is not an NVMe disk", raw);
+	snprintf(path, sizeof(path), "/dev/ng%s", raw + 9);
+	fd = open(path, O_RDWR);
+	if (fd < 0)
+		SKIP(return, "no %s", path);
+	nsid = ioctl(fd, NVME_IOCTL_ID);
+	ASSERT_LT(0, nsid);
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(4, &ring, IORING_SETUP_SQE128 |
+					 IORING_SETUP_CQE32));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, m.len));
+	for (int round = 0; round < 4; round++) {
+		struct nvme_uring_cmd *cmd;
+
+		ASSERT_EQ(0, target_fill(&t, 16 * KB, round, 0));
+		sqe = io_uring_get_sqe(&ring);
+		ASSERT_NE(NULL, sqe);
+		/* Of twice the size, in such rings; new rings have zeros behind */
+		memset(sqe, 0, sizeof(*sqe));
+		sqe->opcode = IORING_OP_URING_CMD;
+		sqe->fd = fd;
+		sqe->cmd_op = NVME_URING_CMD_IO;
+		sqe->rw_flags = 1;	/* IORING_URING_CMD_FIXED */
+		sqe->buf_index = 0;
+		cmd = (void *)((char *)sqe + 48);	/* sqe->cmd */
+		cmd->opcode = 2;	/* read */
+		cmd->nsid = nsid;
+		cmd->addr = (unsigned long)m.p + 16 * KB;
+		cmd->data_len = 16 * KB;
+		cmd->cdw12 = 16 * KB / 512 - 1;
+		ASSERT_EQ(0, one(&ring, sqe));
+		EXPECT_EQ(-1, pat_check(m.p + 16 * KB, 16 * KB, round, 0));
+	}
+	io_uring_queue_exit(&ring);
+	target_close(&t);
+	close(fd);
+	mem_put(&m);
+}
+
+/* Giving up a buffer with I/O in flight: the I/O ends first, and is right */
+FIXTURE(slow) {
+	struct slow s;
+	struct ioq q;
+	struct mem m;
+	bool ready;
+};
+
+FIXTURE_SETUP(slow)
+{
+	NEED("NOPIN_SLOW");
+	ASSERT_EQ(0, slow_open(&self->s));
+	ASSERT_EQ(0, ioq_init(&self->q, ENG_URING_FIXED, 16));
+	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, MB));
+	ASSERT_EQ(0, ring_buffer(&self->q.ring, self->m.p, MB));
+	ASSERT_EQ(0, target_fill(&self->s.t, 2 * MB, 9, 0));
+	ASSERT_EQ(0, slow_prime(&self->s, false, 300));
+	for (int i = 0; i < 8; i++)
+		ASSERT_EQ(0, ioq_start(&self->q, i, self->s.t.fd, false,
+				       self->m.p + i * 64 * KB, 64 * KB,
+				       i * 128 * KB));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(slow)
+{
+	if (!self->ready)
+		return;
+	slow_close(&self->s);
+	mem_put(&self->m);
+}
+
+static ssize_t slow_check(char *p)
+{
+	for (int i = 0; i < 8; i++)
+		if (pat_check(p + i * 64 * KB, 64 * KB, 9, i * 128 * KB) >= 0)
+			return i;
+	return -1;
+}
+
+TEST_F(slow, unregister)
+{
+	ASSERT_EQ(0, io_uring_unregister_buffers(&self->q.ring));
+	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
+	EXPECT_EQ(-1, slow_check(self->m.p));
+	ioq_exit(&self->q);
+}
+
+TEST_F(slow, update)
+{
+	struct iovec iov = { self->m.p + 512 * KB, 512 * KB };
+	__u64 tag = 0;
+
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(&self->q.ring, 0, &iov,
+							  &tag, 1));
+	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
+	EXPECT_EQ(-1, slow_check(self->m.p));
+	ioq_exit(&self->q);
+}
+
+TEST_F(slow, ring_exit)
+{
+	self->q.inflight = 0;
+	ioq_exit(&self->q);
+	/* Nobody tells when they are done; unmapping waits, or pins keep the pages */
+	ASSERT_EQ(0, munmap(self->m.p, MB));
+	ASSERT_EQ(self->m.p, mmap(self->m.p, MB, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	memset(self->m.p, GRAB_BYTE, MB);
+	usleep(800000);
+	EXPECT_EQ(-1, byte_check(self->m.p, MB, GRAB_BYTE));
+}
+
+/* R6: polled rings work, pinned for each operation */
+TEST(polled)
+{
+	unsigned long before = fallback("polled");
+	struct io_uring ring;
+	struct target t;
+	struct mem m;
+
+	NEED("NOPIN_POLL");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_POLL", 0));
+	ASSERT_EQ(0, io_uring_queue_init(4, &ring, IORING_SETUP_IOPOLL));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, m.len));
+	ASSERT_EQ(0, target_fill(&t, 64 * KB, 8, 0));
+	for (int i = 0; i < 4; i++) {
+		memset(m.p, 0, m.len);
+		ASSERT_EQ(64 * KB, fixed(&ring, t.fd, false, m.p, 64 * KB, 0, 0, 0));
+		EXPECT_EQ(-1, pat_check(m.p, m.len, 8, 0));
+	}
+	if (nopin())
+		EXPECT_EQ(before + 4, fallback("polled"));
+	io_uring_queue_exit(&ring);
+	target_close(&t);
+	mem_put(&m);
+}
+
+/* An unprivileged user and its limit on locked memory */
+TEST(memlock)
+{
+	struct rlimit lim = { 64 * KB, 64 * KB };
+	int status;
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		struct io_uring ring;
+		struct mem m;
+		int ret;
+
+		if (setrlimit(RLIMIT_MEMLOCK, &lim) || setgid(65534) ||
+		    setuid(65534) || mem_get(&m, MEM_ANON, 16 * MB) ||
+		    io_uring_queue_init(4, &ring, 0))
+			_exit(1);
+		ret = ring_buffer(&ring, m.p, m.len);
+		if (nopin())
+			_exit(ret || status_kb("VmPin") || status_kb("VmLck") ? 2 : 0);
+		_exit(ret != -ENOMEM ? 3 : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+/* The administrator's choice, for programs that do not know the flag */
+TEST(choice)
+{
+	struct iovec iov;
+	struct mem m;
+
+	if (access(SWITCH, R_OK))
+		SKIP(return, "this kernel has no %s", SWITCH);
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	iov = (struct iovec) { m.p, m.len };
+	for (int i = 0; i < 3; i++) {
+		static const char *const choice[] = { "pin", "flag", "nopin" };
+		static const char *const shown[] = {
+			"[pin] flag nopin\n", "pin [flag] nopin\n",
+			"pin flag [nopin]\n",
+		};
+		struct io_uring ring;
+		char buf[64];
+		int ret;
+
+		ASSERT_EQ(0, sysfs_write(SWITCH, choice[i]));
+		ASSERT_EQ(0, sysfs_read(SWITCH, buf, sizeof(buf)));
+		EXPECT_STREQ(shown[i], buf);
+
+		ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
+		ASSERT_EQ(0, io_uring_register_buffers(&ring, &iov, 1));
+		if (i == 2) {
+			EXPECT_LE(0, buffer_info(&ring, 0));
+		} else {
+			EXPECT_EQ(-1, buffer_info(&ring, 0));
+		}
+		ASSERT_EQ(0, io_uring_unregister_buffers(&ring));
+
+		ret = ring_buffers_flags(&ring, &iov, 1, NULL,
+					 IORING_RSRC_REGISTER_NOPIN);
+		if (i == 0) {
+			EXPECT_EQ(-EINVAL, ret);
+		} else {
+			EXPECT_LE(0, buffer_info(&ring, 0));
+		}
+		io_uring_queue_exit(&ring);
+	}
+	EXPECT_EQ(-EINVAL, sysfs_write(SWITCH, "maybe"));
+	ASSERT_EQ(0, sysfs_write(SWITCH, "flag"));
+	mem_put(&m);
+}
+
+/* Only what an invalidation hit is looked up again */
+TEST_F(changed, revalidate)
+{
+	unsigned long before;
+	int valid;
+
+	if (!nopin())
+		SKIP(return, "nothing is looked up again for pinned buffers");
+	/* Each piece has been through the page tables by now */
+	for (int i = 0; i < 128; i++)
+		ASSERT_EQ(16 * KB, RW(false, i * 16 * KB, 16 * KB));
+	valid = buffer_info(&self->ring, 0);
+	EXPECT_LE(2 * MB / PAGE, valid);
+	before = vmstat("nopin_revalidate");
+	for (int i = 0; i < 128; i++)
+		ASSERT_EQ(16 * KB, RW(false, i * 16 * KB, 16 * KB));
+	EXPECT_EQ(before, vmstat("nopin_revalidate"));
+
+	ASSERT_EQ(0, madvise(self->p + 20 * KB, 4 * KB, MADV_DONTNEED));
+	if (self->m.kind != MEM_THP) {
+		EXPECT_EQ(valid - 1, buffer_info(&self->ring, 0));
+	} else {
+		EXPECT_GT(valid, buffer_info(&self->ring, 0));
+	}
+	for (int i = 0; i < 128; i++)
+		ASSERT_EQ(16 * KB, RW(false, i * 16 * KB, 16 * KB));
+	EXPECT_LT(before, vmstat("nopin_revalidate"));
+	if (self->m.kind != MEM_THP)
+		EXPECT_EQ(before + 1, vmstat("nopin_revalidate"));
+	EXPECT_EQ(valid, buffer_info(&self->ring, 0));
+}
+
+TEST_HARNESS_MAIN
