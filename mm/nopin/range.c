@@ -178,7 +178,7 @@ static __always_inline bool nopin_exit_word(atomic64_t *word, u64 ones)
  * Enter pages of one chunk, or those in front of the first one that is closed
  * or full: returns how many, and in *@why the closed ones of those behind.
  */
-static noinline unsigned int
+static __always_inline unsigned int
 nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 		  unsigned int nr, enum nopin_dir dir, u64 *why)
 {
