@@ -30,16 +30,6 @@
 #include "rsrc.h"
 
 /**
- * io_nopin_default - are buffers to be registered without pins?
- *
- * Return: whether they are if the program does not say anything about it.
- */
-bool io_nopin_default(void)
-{
-	return READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_NOPIN;
-}
-
-/**
  * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
  *
  * Return: whether it may. If not, it is told what a kernel would tell it that
@@ -48,6 +38,26 @@ bool io_nopin_default(void)
 bool io_nopin_flag_allowed(void)
 {
 	return READ_ONCE(nopin_io_uring) != NOPIN_IO_URING_PIN;
+}
+
+/**
+ * io_nopin_set_table - decide how the buffers of a ring are registered
+ * @ctx: the ring
+ * @flags: what the program gave with the table
+ *
+ * Remembered for buffers that are put into the table later. To be called before
+ * the table is made; changes nothing if there is one.
+ *
+ * Context: Process context with @ctx->uring_lock held.
+ */
+void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags)
+{
+	lockdep_assert_held(&ctx->uring_lock);
+
+	if (!ctx->user_bufs)
+		ctx->user_bufs_nopin =
+			(flags & IORING_RSRC_REGISTER_NOPIN) ||
+			READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_NOPIN;
 }
 
 /**
@@ -253,19 +263,25 @@ void io_nopin_release(struct io_mapped_ubuf *imu)
 /**
  * io_nopin_show - describe a buffer in the ring's fdinfo
  * @m: where to
+ * @index: index of the buffer
  * @imu: the buffer, which may be an empty slot
  *
  * Context: Process context with the uring_lock of the ring held.
+ *
+ * Return: whether it has; empty slots are left to the caller.
  */
-void io_nopin_show(struct seq_file *m, const struct io_mapped_ubuf *imu)
+bool io_nopin_show(struct seq_file *m, unsigned int index,
+		   const struct io_mapped_ubuf *imu)
 {
 	struct mm_struct *mm = imu->mm;
 	unsigned int nr = 0;
 
+	if (!mm && !imu->nr_bvecs)
+		return false;
+	seq_printf(m, "%5u: 0x%llx/%u", index, imu->ubuf, imu->len);
 	if (!mm) {
-		if (imu->nr_bvecs)
-			seq_puts(m, " pinned");
-		return;
+		seq_puts(m, " pinned\n");
+		return true;
 	}
 	if (mmget_not_zero(mm)) {
 		nr = nopin_mm_count_cached(mm, untagged_addr((unsigned long)imu->ubuf),
@@ -273,6 +289,7 @@ void io_nopin_show(struct seq_file *m, const struct io_mapped_ubuf *imu)
 		/* As above */
 		mmput_async(mm);
 	}
-	seq_printf(m, " nopin, %u of %lu pages valid", nr,
+	seq_printf(m, " nopin, %u of %lu pages valid\n", nr,
 		   DIV_ROUND_UP(offset_in_page(imu->ubuf) + imu->len, PAGE_SIZE));
+	return true;
 }

@@ -17,13 +17,26 @@ struct seq_file;
 
 #define IO_RSRC_NOPIN_FLAGS	IORING_RSRC_REGISTER_NOPIN
 
-bool io_nopin_default(void);
 bool io_nopin_flag_allowed(void);
+void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags);
 int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu);
 int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 		     int ddir, u64 addr, size_t len);
 void io_nopin_release(struct io_mapped_ubuf *imu);
-void io_nopin_show(struct seq_file *m, const struct io_mapped_ubuf *imu);
+bool io_nopin_show(struct seq_file *m, unsigned int index,
+		   const struct io_mapped_ubuf *imu);
+
+/* Do new buffers of the ring do without pins? */
+static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
+{
+	return ctx->user_bufs_nopin;
+}
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src)
+{
+	ctx->user_bufs_nopin = src->user_bufs_nopin;
+}
 
 /* A buffer is pinned */
 static inline void io_nopin_init(struct io_mapped_ubuf *imu)
@@ -77,15 +90,21 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 
 #define IO_RSRC_NOPIN_FLAGS	0
 
-static inline bool io_nopin_default(void)
-{
-	return false;
-}
-
 static inline bool io_nopin_flag_allowed(void)
 {
 	return false;
 }
+
+static inline void io_nopin_set_table(struct io_ring_ctx *ctx,
+				      unsigned int flags) { }
+
+static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
+{
+	return false;
+}
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src) { }
 
 static inline int io_nopin_register(const struct iovec *iov,
 				    struct io_mapped_ubuf **pimu)
@@ -113,8 +132,11 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 	return 0;
 }
 
-static inline void io_nopin_show(struct seq_file *m,
-				 const struct io_mapped_ubuf *imu) { }
+static inline bool io_nopin_show(struct seq_file *m, unsigned int index,
+				 const struct io_mapped_ubuf *imu)
+{
+	return false;
+}
 
 #endif /* CONFIG_NOPIN */
 #endif /* IOU_NOPIN_H */
