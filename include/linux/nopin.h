@@ -79,6 +79,10 @@ enum nopin_io_uring {
 /* Translations are kept per piece of this size and alignment */
 #define NOPIN_CACHE_SIZE	SZ_2M
 
+/* How bio_iov_iter_get_pages_nopin() is called */
+#define BIO_NOPIN_LATE_ACCESS	1	/* pages are touched after the bio's end */
+#define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
+
 #ifdef CONFIG_NOPIN
 
 DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
@@ -128,10 +132,6 @@ static inline void nopin_window_end(void) { }
 #endif
 
 /* The bio glue, block/bio-nopin.c */
-/* How bio_iov_iter_get_pages_nopin() is called */
-#define BIO_NOPIN_LATE_ACCESS	1	/* pages are touched after the bio's end */
-#define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
-
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
 void bio_nopin_exit(struct bio *bio);
