@@ -28,6 +28,15 @@
 /* Walks of 16 KiB after which translations of 2 MiB are kept for sure */
 #define WARM		200
 
+/*
+ * NUMA balancing makes mappings inaccessible from time to time, to see who uses
+ * them, and then all translations go. Not while these are counted.
+ */
+static __attribute__((constructor)) void no_balancing(void)
+{
+	sysfs_write("/proc/sys/kernel/numa_balancing", "0");
+}
+
 static bool nopin(void)
 {
 	return mode_get() == MODE_NOPIN;
@@ -219,7 +228,9 @@ TEST_F_TIMEOUT(ring, memory, 120)
 			    spoilt == fallback("nowait") + fallback("race"))
 				EXPECT_EQ(acquired, vmstat("nr_foll_pin_acquired"))
 					TH_LOG("%s", name);
-			EXPECT_LT(0, buffer_info(ring, 0)) TH_LOG("%s", name);
+			/* Writeback makes what devices write look clean */
+			if (kinds[k] < MEM_SHARED_EXT4)
+				EXPECT_LT(0, buffer_info(ring, 0)) TH_LOG("%s", name);
 		} else {
 			EXPECT_EQ(-1, buffer_info(ring, 0));
 		}
