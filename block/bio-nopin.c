@@ -230,9 +230,9 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		const struct bio_vec *bv = NULL;
 		struct nopin_range *range;
 		unsigned int first, nr;
-		bool huge;
 		unsigned long addr;
 		size_t len;
+		bool huge;
 
 		len = bio_nopin_next(iter, &pos, room, &addr);
 		if (!len)
@@ -463,6 +463,15 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 static void bio_nopin_break(struct bio *bio, struct kiocb *iocb) { }
 #endif
 
+/* The pages have been entered */
+static __always_inline int bio_nopin_done(struct bio *bio, struct kiocb *iocb)
+{
+	bio_set_flag(bio, BIO_NOPIN);
+	count_vm_event(NOPIN_BIO);
+	bio_nopin_break(bio, iocb);
+	return 0;
+}
+
 static noinline int bio_nopin_get_pages_slow(struct bio *bio,
 					     struct iov_iter *iter,
 					     struct kiocb *iocb,
@@ -486,10 +495,7 @@ static noinline int bio_nopin_get_pages_slow(struct bio *bio,
 	}
 
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
-	bio_set_flag(bio, BIO_NOPIN);
-	count_vm_event(NOPIN_BIO);
-	bio_nopin_break(bio, iocb);
-	return 0;
+	return bio_nopin_done(bio, iocb);
 }
 
 /**
@@ -525,12 +531,8 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
 
 	if (iter_is_ubuf(iter) && likely(!bio_nopin_unfit(bio, iocb, flags)) &&
-	    likely(bio_nopin_point(bio, iter))) {
-		bio_set_flag(bio, BIO_NOPIN);
-		count_vm_event(NOPIN_BIO);
-		bio_nopin_break(bio, iocb);
-		return 0;
-	}
+	    likely(bio_nopin_point(bio, iter)))
+		return bio_nopin_done(bio, iocb);
 	return bio_nopin_get_pages_slow(bio, iter, iocb, flags);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The ranges of an mm that plain direct I/O uses, found by address.
+ * The ranges of an mm that direct I/O uses, found by address.
  *
  * The address space is divided into aligned pieces of 1 GiB; a range is
  * created on the first direct I/O to or from its piece and lives as long as

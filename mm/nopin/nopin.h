@@ -36,7 +36,7 @@
 #define NOPIN_BITS_PER_WORD	64U
 #define NOPIN_CHUNK_BITMAP	(NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD)
 
-/* Plain direct I/O: how much of the address space one range covers */
+/* How much of the address space one range covers */
 #define NOPIN_MM_SHIFT		30
 #define NOPIN_MM_SLOTS		16
 
@@ -186,7 +186,7 @@ nopin_look_up(struct nopin_chunk *chunk, unsigned int start, unsigned int nr,
 }
 
 /**
- * struct nopin_mm - the ranges of an mm that plain direct I/O uses
+ * struct nopin_mm - the ranges of an mm that direct I/O uses
  * @slot: ranges used lately, at the low bits of their index
  * @ranges: all ranges, by index (address >> NOPIN_MM_SHIFT)
  * @lock: one creation of a range at a time

@@ -553,7 +553,7 @@ static bool nopin_close(struct nopin_range *range, unsigned int first,
 			/*
 			 * A full barrier, between CLOSED and the PTE that the
 			 * caller of the notifier changes. Pairs with the one
-			 * in nopin_enter().
+			 * in nopin_enter_word().
 			 */
 			do {
 				new = old | (mask & NOPIN_CLOSED);

@@ -21,8 +21,8 @@
 #define FALLBACK_DIR	"/sys/kernel/mm/nopin/fallback"
 
 static const char *const causes[] = {
-	"polled", "device", "fs", "range", "nomem", "invalid", "special",
-	"dirty", "busy", "extents", "nowait",
+	"polled", "device", "fs", "nomem", "invalid", "special", "busy",
+	"extents", "nowait",
 };
 
 const char *const mem_name[NR_MEM] = {
