@@ -202,10 +202,10 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 
 /*
  * Enter and translate as much of @iter as the bio can hold. Nothing is left
- * entered on errors: those of nopin_enter() and nopin_walk(), -ENXIO if a
- * range has to be created, -ENOBUFS if bio_vecs have to be allocated, -ENOSPC
- * if there is no room for the extents. @fail is the position of what they are
- * about.
+ * entered on errors: those of nopin_enter(), nopin_walk() and nopin_check(),
+ * -ENXIO if a range has to be created, -ENOBUFS if bio_vecs have to be
+ * allocated, -ENOSPC if there is no room for the extents. @fail is the position
+ * of what they are about.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			 struct bio_nopin_pos *fail)
@@ -270,6 +270,8 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		} else {
 			ret = nopin_walk(mm, addr, len, dir, bio->bi_io_vec,
 					 &vcnt, &huge);
+			if (likely(!ret))
+				ret = nopin_check(range, first, nr, dir);
 			if (unlikely(ret))
 				goto fail;
 			if (cache)

@@ -41,7 +41,8 @@ enum nopin_dir {
  * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
  * @NOPIN_FALLBACK_INVALID: not mapped, or not with the access needed
  * @NOPIN_FALLBACK_SPECIAL: memory that only pinning can judge
- * @NOPIN_FALLBACK_BUSY: too many bios use one page
+ * @NOPIN_FALLBACK_BUSY: too many bios use one page, or earlier ones take so
+ *	long that the page had to be pinned for them
  * @NOPIN_FALLBACK_EXTENTS: more pieces of memory than there was room for
  * @NOPIN_FALLBACK_NOWAIT: IOCB_NOWAIT, and the mapping is being changed
  * @NOPIN_FALLBACK_RACE: the mapping changed again and again
@@ -113,6 +114,8 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
 	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
 	       bool *huge);
+int nopin_check(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir);
 const struct bio_vec *nopin_cached(struct nopin_range *range,
 				   unsigned int first, unsigned int nr,
 				   enum nopin_dir dir);

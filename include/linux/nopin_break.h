@@ -31,6 +31,11 @@ enum nopin_break_rule {
 	NOPIN_BREAK_YOUNG,	/* do not tell reclaim of cached use */
 	NOPIN_BREAK_MM,		/* use fixed buffers of another mm as if ours */
 	NOPIN_BREAK_CLONE,	/* clone fixed buffers without a reference */
+	NOPIN_BREAK_REFUSE,	/* wait for ever instead of refusing */
+	NOPIN_BREAK_BEHALF,	/* wait for ever instead of pinning on behalf */
+	NOPIN_BREAK_UNHELD,	/* neither wait for ever nor pin on behalf */
+	NOPIN_BREAK_CHECK,	/* do not look whether a walk was in time */
+	NOPIN_BREAK_HINT,	/* invalidate for hints of NUMA balancing */
 	NOPIN_NR_BREAKS
 };
 

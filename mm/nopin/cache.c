@@ -237,14 +237,41 @@ unlock:
 }
 
 /**
+ * nopin_forget_bits - forget translations of pages whose bits are in one word
+ * @chunk: chunk of the pages
+ * @dir: direction
+ * @i: which word
+ * @mask: bits of the pages
+ *
+ * Context: Process context, with &nopin_range.lock held. Nobody uses the
+ * translations, and nobody can enter the pages.
+ */
+void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
+		       unsigned int i, u64 mask)
+{
+	struct nopin_cache *cache = &chunk->cache;
+
+	WRITE_ONCE(cache->valid[dir][i], cache->valid[dir][i] & ~mask);
+	atomic64_andnot(mask, &cache->young[dir][i]);
+	if (!nopin_any_valid(cache)) {
+		/* and so nobody uses it */
+		kfree(cache->bvec);
+		WRITE_ONCE(cache->bvec, NULL);
+	}
+}
+
+/**
  * nopin_forget - translations are about to become wrong
  * @range: range of the pages
  * @first: index of the first page in @range
  * @end: index behind the last page
  * @dirs: number of directions, from the first one
  *
- * Context: Process context. The pages are closed and idle for these directions,
- * and an invalidation keeps them closed.
+ * Those of pages that are pinned stay for the bios that point to them. They are
+ * of no use to others, who do not get to enter such pages.
+ *
+ * Context: Process context. The pages are closed for these directions, idle
+ * unless they are pinned, and an invalidation keeps them closed.
  */
 void nopin_forget(struct nopin_range *range, unsigned int first,
 		  unsigned int end, unsigned int dirs)
@@ -265,7 +292,6 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 			page = first % NOPIN_CHUNK_PAGES;
 			while (page < stop) {
 				unsigned int i = page / NOPIN_BITS_PER_WORD;
-				u64 *valid = &chunk->cache.valid[dir][i];
 				u64 mask = nopin_bits(&page, stop);
 
 				/*
@@ -273,16 +299,11 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 				 * would take to enter them. Those of their
 				 * neighbours are.
 				 */
-				if (!(READ_ONCE(*valid) & mask))
+				if (!(READ_ONCE(chunk->cache.valid[dir][i]) & mask))
 					continue;
 				spin_lock(&range->lock);
-				WRITE_ONCE(*valid, *valid & ~mask);
-				atomic64_andnot(mask, &chunk->cache.young[dir][i]);
-				if (!nopin_any_valid(&chunk->cache)) {
-					/* and so nobody uses it */
-					kfree(chunk->cache.bvec);
-					WRITE_ONCE(chunk->cache.bvec, NULL);
-				}
+				nopin_forget_bits(chunk, dir, i,
+						  mask & ~chunk->pinned[dir][i]);
 				spin_unlock(&range->lock);
 			}
 		}

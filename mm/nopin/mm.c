@@ -145,7 +145,8 @@ unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
  * @mm: mm without users
  *
  * Called behind exit_mmap(): mmu_notifier_release() in there has waited for
- * the I/O on all ranges, and with no user left there is no further one.
+ * the I/O on all ranges, or has pinned the pages, and with no user left there is
+ * no further I/O.
  *
  * Context: Process context, may sleep.
  */

@@ -12,6 +12,7 @@
 #include <linux/mutex.h>
 #include <linux/nopin.h>
 #include <linux/nopin_break.h>
+#include <linux/refcount.h>
 #include <linux/spinlock.h>
 #include <linux/time64.h>
 #include <linux/wait.h>
@@ -63,11 +64,15 @@ struct nopin_cache {
  * @word: page states
  * @used: one bit per word; clear means that every page of the word is closed
  *	  and was idle when it was closed. Written under &nopin_range.lock.
+ * @pinned: one bit per page; set means that the bios that have entered the
+ *	    page are no longer waited for, see pin.c. The page is closed as long
+ *	    as it is set. Written under &nopin_range.lock.
  * @cache: translations
  */
 struct nopin_chunk {
 	atomic64_t	word[NOPIN_NR_DIRS][NOPIN_CHUNK_WORDS];
 	u64		used[NOPIN_NR_DIRS];
+	u64		pinned[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
 	struct nopin_cache cache;
 };
 
@@ -75,9 +80,11 @@ struct nopin_chunk {
  * struct nopin_range - a range of user memory that I/O may use without pins
  * @notifier: tells of changes to the mapping
  * @lock: the user lock of the notifier's collision-retry scheme; also
- *	  protects &nopin_chunk.used and &nopin_cache.valid. Taken in process
- *	  context only.
- * @wait: invalidations that wait for closed pages to become idle
+ *	  protects &nopin_chunk.used, &nopin_chunk.pinned and
+ *	  &nopin_cache.valid. Taken in process context only.
+ * @wait: invalidations, and pins, that wait for closed pages to become idle
+ * @late: until then (jiffies) nobody waits: I/O has been waited for in vain
+ * @ref: one for whoever has created the range, and one for each pin
  * @start: first address, page aligned
  * @nr_pages: length
  * @rcu: frees the range when no exit can be about to wake a waiter
@@ -87,6 +94,8 @@ struct nopin_range {
 	struct mmu_interval_notifier	notifier;
 	spinlock_t			lock;	/* user lock of @notifier */
 	wait_queue_head_t		wait;
+	unsigned long			late;
+	refcount_t			ref;
 	unsigned long			start;
 	unsigned int			nr_pages;
 	struct rcu_head			rcu;
@@ -134,6 +143,30 @@ static __always_inline u64 nopin_ones(unsigned int page, unsigned int nr)
 {
 	return NOPIN_ONES >> (NOPIN_PAGE_BITS * (NOPIN_PAGES_PER_WORD - nr)) <<
 	       (NOPIN_PAGE_BITS * (page % NOPIN_PAGES_PER_WORD));
+}
+
+static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
+					      unsigned int page,
+					      enum nopin_dir dir)
+{
+	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
+				 NOPIN_PAGES_PER_WORD];
+}
+
+/* The bytes, in the word of @page, of pages that are pinned */
+static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
+				     unsigned int page, enum nopin_dir dir)
+{
+	unsigned int i = round_down(page % NOPIN_CHUNK_PAGES,
+				    NOPIN_PAGES_PER_WORD);
+	u8 bits = READ_ONCE(chunk->pinned[dir][i / NOPIN_BITS_PER_WORD]) >>
+		  (i % NOPIN_BITS_PER_WORD);
+	u64 bytes = 0;
+
+	for (i = 0; bits >> i; i++)
+		if (bits >> i & 1)
+			bytes |= 0xffULL << (NOPIN_PAGE_BITS * i);
+	return bytes;
 }
 
 /* The bits of the pages from *@page to @end in one word, *@page moved behind */
@@ -220,10 +253,17 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 				       unsigned long start,
 				       unsigned int nr_pages);
 void nopin_range_destroy(struct nopin_range *range);
+void nopin_range_put(struct nopin_range *range);
 void nopin_range_init(void);
 bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		      const struct mmu_notifier_range *mn,
 		      unsigned long cur_seq);
+bool nopin_pin(struct nopin_range *range, unsigned int first,
+	       unsigned int end, unsigned int dirs);
+struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
+			     struct page **page);
+void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
+		       unsigned int i, u64 mask);
 void nopin_forget(struct nopin_range *range, unsigned int first,
 		  unsigned int end, unsigned int dirs);
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,

@@ -40,6 +40,7 @@
 #include <linux/rcupdate.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/sysctl.h>
 #include <linux/secretmem.h>
 #include <linux/shmem_fs.h>
 #include <linux/sizes.h>
@@ -60,7 +61,7 @@
 
 /* An op that can make progress does so in much less */
 #define OP_TIMEOUT	(20 * HZ)
-/* What nobody waits out, where a test says "at once" */
+/* What nobody waits out, in all tests that do not set it */
 #define LONG_WAIT_MS	(60 * MSEC_PER_SEC)
 
 #define MAX_ENTERED	256
@@ -417,6 +418,7 @@ static int fixture_init(struct kunit *test)
 		return -ENOMEM;
 	INIT_LIST_HEAD(&f->ops);
 	f->rmap_wait_ms = nopin_rmap_wait_ms;
+	WRITE_ONCE(nopin_rmap_wait_ms, LONG_WAIT_MS);
 	test->priv = f;
 	return 0;
 }
@@ -621,6 +623,31 @@ static void test_count_full(struct kunit *test)
 			leave(test, range, page, 1, dir);
 		KUNIT_EXPECT_TRUE(test, op_blocked(op));
 		leave(test, range, page, 1, dir);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		op_end(op);
+		open_range(test, range);
+	}
+}
+
+/* Who has read PTEs after an invalidation has begun is told */
+static void test_check(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	enum nopin_dir dir;
+	struct op *op;
+
+	open_range(test, range);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		KUNIT_EXPECT_EQ(test, enter(test, range, 4, 16, dir), 0);
+		KUNIT_EXPECT_EQ(test, nopin_check(range, 4, 16, dir), 0);
+		op = op_unmap(test, range, 9, 1);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		KUNIT_EXPECT_EQ(test, nopin_check(range, 4, 16, dir), -EAGAIN);
+		KUNIT_EXPECT_EQ(test, nopin_check(range, 9, 1, dir), -EAGAIN);
+		KUNIT_EXPECT_EQ(test, nopin_check(range, 4, 5, dir), 0);
+		KUNIT_EXPECT_EQ(test, nopin_check(range, 10, 10, dir), 0);
+		leave(test, range, 4, 16, dir);
 		KUNIT_EXPECT_TRUE(test, op_done(op));
 		op_end(op);
 		open_range(test, range);
@@ -881,8 +908,15 @@ static void test_refused_after_patience(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, enter(test, range, 6, 1, dir), 0);
 		leave(test, range, 6, 1, dir);
 
-		/* no longer than necessary */
+		/* who comes soon after does not wait */
 		WRITE_ONCE(nopin_rmap_wait_ms, LONG_WAIT_MS);
+		op = op_rmap(test, range, 0, 6, 1);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		op_end(op);
+
+		/* no longer than necessary */
+		WRITE_ONCE(range->late, jiffies);
 		op = op_rmap(test, range, 0, 6, 1);
 		KUNIT_EXPECT_TRUE(test, op_blocked(op));
 		leave(test, range, 4, 8, dir);
@@ -1525,6 +1559,7 @@ static struct kunit_case protocol_cases[] = {
 	KUNIT_CASE(test_counts),
 	KUNIT_CASE(test_closed_page_in_extent),
 	KUNIT_CASE(test_count_full),
+	KUNIT_CASE(test_check),
 	KUNIT_CASE(test_closes_its_pages),
 	KUNIT_CASE_PARAM(test_event, event_gen_params),
 	KUNIT_CASE(test_waits_for_exit),
@@ -2700,6 +2735,200 @@ static void test_mkclean_waits(struct kunit *test)
 	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, -EFAULT, 0);
 }
 
+/* The pin on behalf of I/O is dropped when the I/O has ended */
+static void expect_unpinned(struct kunit *test, struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < 1000 && folio_maybe_dma_pinned(page_folio(page)); i++)
+		msleep(20);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_dma_pinned(page_folio(page)));
+}
+
+/* And then I/O can enter what is mapped there again, though not much earlier */
+static void expect_opens(struct kunit *test, struct nopin_range *range,
+			 unsigned int page, enum nopin_dir dir)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < 1000; i++) {
+		ret = nopin_open(range, page, 1, dir, true);
+		if (ret != -EBUSY)
+			break;
+		msleep(20);
+	}
+	KUNIT_EXPECT_EQ(test, ret, 0);
+}
+
+/* What takes too long is pinned, and the process gets on with its change */
+static void test_change_pins(struct kunit *test)
+{
+	const struct change_case *c = test->param_value;
+	struct nopin_range *range;
+	struct bio_vec bvec[4];
+	unsigned short vcnt;
+	enum nopin_dir dir;
+	struct page *page;
+	unsigned int i;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 2);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		unsigned long addr = map_small(test, 32 * PAGE_SIZE);
+
+		addr = ALIGN(addr, 8 * PAGE_SIZE);
+		fault_write(test, addr, 24 * PAGE_SIZE);
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, translate(test, addr + 7 * PAGE_SIZE,
+						2 * PAGE_SIZE, dir, bvec,
+						&vcnt), 0);
+		page = get_page_at(addr + 7 * PAGE_SIZE);
+		KUNIT_ASSERT_PTR_EQ(test, page, bvec[0].bv_page);
+		range = nopin_mm_find(current->mm, addr);
+		i = nopin_index(range, addr);
+
+		op = op_mapping(test, c->fn, 0, addr, 8 * PAGE_SIZE);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		KUNIT_EXPECT_TRUE(test, folio_maybe_dma_pinned(page_folio(page)));
+		/* twice does not make a difference */
+		op = op_mapping(test, op_munmap_fn, 0, addr, 8 * PAGE_SIZE);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+
+		/* nobody gets in, not even the other way, and only there */
+		KUNIT_EXPECT_EQ(test, nopin_enter(range, i + 7, 1, dir),
+				-EAGAIN);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, i + 7, 1, dir, true),
+				-EBUSY);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, i + 7, 1, !dir, true),
+				-EBUSY);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, i + 7, 1, dir);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, i + 8, 1, dir, true),
+				0);
+		EXPECT_STATE(test, 1, range, i + 8, 1, dir);
+
+		leave_all(test->priv);
+		expect_unpinned(test, page);
+		expect_opens(test, range, i + 7, dir);
+		expect_opens(test, range, i + 7, !dir);
+		EXPECT_STATE(test, 0, range, i + 7, 2, dir);
+		put_page(page);
+	}
+}
+
+/* What a device writes into a page that was cleaned meanwhile is not lost */
+static void test_mkclean_pins(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, 4 * PAGE_SIZE, MAP_SHARED);
+	struct bio_vec bvec[4];
+	unsigned short vcnt = 0;
+	struct folio *folio;
+	struct page *page;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 2);
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	page = get_page_at(addr + PAGE_SIZE);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	folio = page_folio(page);
+
+	op = op_mapping(test, op_mkclean_fn, 0, addr + PAGE_SIZE, 0);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_dma_pinned(folio));
+	folio_test_clear_dirty(folio);
+	leave_all(test->priv);
+	expect_unpinned(test, page);
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
+	put_page(page);
+}
+
+static int op_mkclean_all_fn(struct op *op)
+{
+	struct op sub = *op;
+
+	for (; sub.addr < op->addr + op->len; sub.addr += PAGE_SIZE)
+		op_mkclean_fn(&sub);
+	return 0;
+}
+
+/* Page after page of a file: they are not waited for one after the other */
+static void test_mkclean_late(struct kunit *test)
+{
+	unsigned long addr = map_shmem(test, SMALL_LEN, MAP_SHARED);
+	const unsigned int nr = SMALL_LEN / PAGE_SIZE, ms = 200;
+	unsigned short vcnt = 0;
+	struct bio_vec *bvec;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, ms);
+	bvec = kunit_kcalloc(test, nr, sizeof(*bvec), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, bvec);
+	fault_write(test, addr, SMALL_LEN);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, SMALL_LEN,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	op = op_mapping(test, op_mkclean_all_fn, 0, addr, SMALL_LEN);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_GE(test, op->ms, ms / 2);
+	KUNIT_EXPECT_LT(test, op->ms, nr * ms / 4);
+	leave_all(test->priv);
+}
+
+#ifdef CONFIG_NUMA_BALANCING
+/* As the scan of NUMA balancing does it */
+static int op_hint_fn(struct op *op)
+{
+	int mode = READ_ONCE(sysctl_numa_balancing_mode);
+	struct vm_area_struct *vma;
+	int ret = -EFAULT;
+
+	/* it is off where there is one node */
+	WRITE_ONCE(sysctl_numa_balancing_mode, NUMA_BALANCING_NORMAL);
+	mmap_read_lock(current->mm);
+	vma = vma_lookup(current->mm, op->addr);
+	if (vma)
+		ret = change_prot_numa(vma, op->addr, op->addr + op->len);
+	mmap_read_unlock(current->mm);
+	WRITE_ONCE(sysctl_numa_balancing_mode, mode);
+	return ret;
+}
+
+/* A look at who uses the pages disturbs nobody; later changes do */
+static void test_hint(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE);
+	struct bio_vec bvec[4];
+	unsigned short vcnt = 0;
+	struct page *page;
+	struct op *op;
+
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	page = get_page_at(addr);
+	KUNIT_ASSERT_PTR_EQ(test, page, bvec[0].bv_page);
+	op = op_mapping(test, op_hint_fn, 0, addr, 4 * PAGE_SIZE);
+	KUNIT_EXPECT_FALSE(test, op_blocked(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 4);
+
+	op = op_mapping(test, op_munmap_fn, 0, addr, PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, op_blocked(op));
+	leave(test, nopin_mm_find(current->mm, addr),
+	      nopin_index(nopin_mm_find(current->mm, addr), addr), 4,
+	      NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	put_page(page);
+}
+#else
+static void test_hint(struct kunit *test)
+{
+	kunit_skip(test, "needs CONFIG_NUMA_BALANCING");
+}
+#endif
+
 /* Pages with I/O on them do not move, and move once it is done */
 static void check_migration(struct kunit *test, unsigned long addr, size_t len)
 {
@@ -2853,6 +3082,33 @@ static void test_exit_waits(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, op_done(op));
 }
 
+/* Nor does it stay for long: its pages are pinned, and its range goes last */
+static void test_exit_pins(struct kunit *test)
+{
+	unsigned long addr = map_small(test, 4 * PAGE_SIZE);
+	struct mm_struct *mm = current->mm;
+	unsigned short vcnt = 0;
+	struct bio_vec bvec[4];
+	struct page *page;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 2);
+	fault_write(test, addr, 4 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, translate(test, addr, 4 * PAGE_SIZE,
+					NOPIN_FROM_DEVICE, bvec, &vcnt), 0);
+	page = get_page_at(addr);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	kthread_unuse_mm(mm);
+	op = op_run(test, &(struct op) { .fn = op_mmput_fn, .arg = mm });
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_FALSE(test, page_mapped(page));
+	KUNIT_EXPECT_TRUE(test, folio_maybe_dma_pinned(page_folio(page)));
+	rcu_barrier();
+	leave_all(test->priv);
+	expect_unpinned(test, page);
+	put_page(page);
+}
+
 #define CHURN_PAGES	64
 #define CHURN_ROUNDS	300
 
@@ -2991,11 +3247,16 @@ static void test_churn(struct kunit *test)
 static struct kunit_case mapping_cases[] = {
 	KUNIT_CASE_PARAM(test_change_waits, change_gen_params),
 	KUNIT_CASE(test_mkclean_waits),
+	KUNIT_CASE_PARAM(test_change_pins, change_gen_params),
+	KUNIT_CASE(test_mkclean_pins),
+	KUNIT_CASE(test_mkclean_late),
+	KUNIT_CASE(test_hint),
 	KUNIT_CASE(test_migration),
 	KUNIT_CASE(test_migration_thp),
 	KUNIT_CASE(test_split_thp),
 	KUNIT_CASE(test_split_beside_io),
 	KUNIT_CASE(test_exit_waits),
+	KUNIT_CASE(test_exit_pins),
 	KUNIT_CASE(test_churn),
 	{}
 };
@@ -3767,6 +4028,7 @@ static void test_enter_cached_nothing(struct kunit *test)
 		/* closed, and known still: by who was refused */
 		learn(test, range, bad, 1, dir, page + bad, false);
 		enter_opened(test, range, bad, 1, dir);
+		WRITE_ONCE(range->late, jiffies);
 		op = op_rmap(test, range, 0, bad, 1);
 		KUNIT_EXPECT_TRUE(test, op_done(op));
 		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
@@ -4112,6 +4374,47 @@ static void test_cached_rmap(struct kunit *test)
 	}
 }
 
+/* A bio goes on pointing to its translation, whatever is mapped there by now */
+static void test_cached_pinned(struct kunit *test)
+{
+	unsigned long addr = map_chunk(test), io = addr + 3 * PAGE_SIZE;
+	struct nopin_range *range = range_at(test, addr);
+	unsigned int i = nopin_index(range, io);
+	const struct bio_vec *bv;
+	struct bio_vec copy[2];
+	struct page *page;
+	struct op *op;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 2);
+	fault_write(test, addr, NOPIN_CACHE_SIZE);
+	learn_at(test, addr, NOPIN_CACHE_SIZE, NOPIN_FROM_DEVICE);
+	learn_at(test, addr, NOPIN_CACHE_SIZE, NOPIN_TO_DEVICE);
+	enter_opened(test, range, i, 2, NOPIN_FROM_DEVICE);
+	bv = nopin_cached(range, i, 2, NOPIN_FROM_DEVICE);
+	KUNIT_ASSERT_NOT_NULL(test, bv);
+	memcpy(copy, bv, sizeof(copy));
+	page = get_page_at(io);
+	KUNIT_ASSERT_PTR_EQ(test, page, bv->bv_page);
+
+	op = op_mapping(test, op_munmap_fn, 0, addr, NOPIN_CACHE_SIZE);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	map_fixed(test, addr, NOPIN_CACHE_SIZE);
+	fault_write(test, addr, NOPIN_CACHE_SIZE);
+	EXPECT_UNKNOWN_AT(test, addr + 64 * PAGE_SIZE, PAGE_SIZE,
+			  NOPIN_FROM_DEVICE);
+	learn_at(test, addr + 64 * PAGE_SIZE, SMALL_LEN, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_MEMEQ(test, bv, copy, sizeof(copy));
+
+	leave(test, range, i, 2, NOPIN_FROM_DEVICE);
+	expect_unpinned(test, page);
+	put_page(page);
+	expect_opens(test, range, i, NOPIN_TO_DEVICE);
+	EXPECT_UNKNOWN_AT(test, io, PAGE_SIZE, NOPIN_TO_DEVICE);
+	learn_at(test, addr, 8 * PAGE_SIZE, NOPIN_TO_DEVICE);
+	check_cached(test, addr, 8 * PAGE_SIZE, NOPIN_TO_DEVICE);
+}
+
 /* As the bio glue does it, for part of one page */
 static int translate_cached(struct kunit *test, unsigned long addr, size_t len,
 			    enum nopin_dir dir, struct bio_vec *bvec,
@@ -4181,6 +4484,7 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(test_cached_thp),
 	KUNIT_CASE_PARAM(test_cached_change, change_gen_params),
 	KUNIT_CASE(test_cached_rmap),
+	KUNIT_CASE(test_cached_pinned),
 	KUNIT_CASE(test_cached_churn),
 	{}
 };

@@ -8,6 +8,8 @@
  *   count += 1 unless CLOSED		  set CLOSED
  * nopin_walk():			  wait for count == 0
  *   read the PTE			the caller changes the PTE
+ * nopin_check():
+ *   out again if CLOSED by now
  * device works on the page		mmu_notifier_invalidate_range_end()
  * nopin_exit():
  *   count -= 1, wake the waiter	nopin_open(), from a later nopin_enter():
@@ -29,6 +31,11 @@
  * change. mmu_interval_read_begin() and mmu_interval_read_retry(), the latter
  * under the range lock, tell. Pages start out closed, because an invalidation
  * that began before the range was registered is not reported to it.
+ *
+ * The wait is bounded, see nopin_patience(). I/O may take seconds where it is
+ * throttled, and invalidations hold locks that others want: of the file, of the
+ * folio, of the mm. When time is up, those who can take no for an answer get
+ * it; for the others the pages are pinned, see pin.c.
  */
 
 #include <linux/atomic.h>
@@ -52,7 +59,7 @@
 /* Slightly over a power of two, which kmalloc() would nearly double */
 static struct kmem_cache *nopin_chunk_cache;
 
-/* How long an invalidation that can be refused waits for I/O */
+/* How long an invalidation waits for I/O */
 unsigned int nopin_rmap_wait_ms = 100;
 
 #ifdef CONFIG_LOCKDEP
@@ -131,14 +138,6 @@ static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 	if (cmpxchg_release(slot, NULL, chunk))
 		kmem_cache_free(nopin_chunk_cache, chunk); /* lost a race */
 	return 0;
-}
-
-static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
-					      unsigned int page,
-					      enum nopin_dir dir)
-{
-	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
-				 NOPIN_PAGES_PER_WORD];
 }
 
 static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
@@ -229,7 +228,7 @@ static noinline bool nopin_exit_words(struct nopin_chunk *chunk,
  * @dir: what a device is going to do with them
  *
  * Once entered, a page's PTE can be relied on until nopin_exit(), provided it
- * is read after this call. That holds for PTEs that permit @dir: those of
+ * is read after this call and before a nopin_check() that returns 0. That holds for PTEs that permit @dir: those of
  * pages that a device writes must be writable and dirty.
  *
  * Context: Any context in which @range cannot go away: that of a task that
@@ -260,6 +259,45 @@ int nopin_enter(struct nopin_range *range, unsigned int first,
 			return why ? -EAGAIN : -EBUSY;
 		}
 	} while (page < end);
+	return 0;
+}
+
+/**
+ * nopin_check - was the mapping read in time?
+ * @range: as for nopin_enter()
+ * @first: as for nopin_enter()
+ * @nr: as for nopin_enter()
+ * @dir: as for nopin_enter()
+ *
+ * To be called behind nopin_walk(). Whoever enters pages and then takes very
+ * long to read the PTEs may find those that an invalidation left behind: it had
+ * pinned the pages that were there before, on behalf of this very I/O, and went
+ * on. Kept translations are different, they stay for as long as the pin does.
+ *
+ * Context: as for nopin_enter().
+ *
+ * Return: 0, or -EAGAIN if a page was closed meanwhile. The pages are still
+ * entered in either case.
+ */
+int nopin_check(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int page, end = first + nr;
+
+	if (nopin_broken(CHECK))
+		return 0;
+	/*
+	 * PTEs, of which this may be a new one, before the state. Pairs with
+	 * the barrier in nopin_close().
+	 */
+	smp_rmb();
+	for (page = first; page < end; page = nopin_next_word(page)) {
+		u64 word = atomic64_read(nopin_word(nopin_chunk(range, page),
+						    page, dir));
+
+		if (word & nopin_bytes(page, end) & NOPIN_CLOSED)
+			return -EAGAIN;
+	}
 	return 0;
 }
 
@@ -426,7 +464,8 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
  * memory.
  *
  * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going
- * on; -ENOMEM. The pages may be closed again by the time this returns 0.
+ * on; -EBUSY if a page, or one next to it, is pinned on behalf of earlier I/O;
+ * -ENOMEM. The pages may be closed again by the time this returns 0.
  */
 int nopin_open(struct nopin_range *range, unsigned int first,
 	       unsigned int nr, enum nopin_dir dir, bool nowait)
@@ -463,6 +502,15 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 		unsigned int i = page % NOPIN_CHUNK_PAGES /
 				 NOPIN_PAGES_PER_WORD;
 
+		/*
+		 * In either direction: a page has one translation for both,
+		 * and bios of the other one may still be using it.
+		 */
+		if (nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) ||
+		    nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE)) {
+			ret = -EBUSY;
+			break;
+		}
 		/* Whole words: no invalidation covers any of the range */
 		atomic64_andnot(NOPIN_CLOSED, &chunk->word[dir][i]);
 		WRITE_ONCE(chunk->used[dir], chunk->used[dir] | BIT_ULL(i));
@@ -477,7 +525,8 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 /*
  * The pages from *@page to @end that the I/O of one direction has used: the
  * word of the first one and the bytes in it, with *@page moved on behind them.
- * NULL when there are no more.
+ * Not those that are pinned, which are closed and need not be waited for. NULL
+ * when there are no more.
  */
 static atomic64_t *nopin_next_used(struct nopin_range *range,
 				   unsigned int *page, unsigned int end,
@@ -500,7 +549,8 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 			continue;
 		}
 
-		*mask = nopin_bytes(*page, stop);
+		*mask = nopin_bytes(*page, stop) &
+			~nopin_pinned_bytes(chunk, *page, dir);
 		word = nopin_word(chunk, *page, dir);
 		*page = nopin_next_word(*page);
 		*chunkp = chunk;
@@ -606,30 +656,38 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 	return true;
 }
 
+/* Can the caller of the notifier leave the mapping as it is? */
+static bool nopin_refusable(const struct mmu_notifier_range *mn)
+{
+	/* The OOM reaper, or somebody to whom unmapping is one way of many */
+	return !mmu_notifier_range_blockable(mn) ||
+	       (mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE) ||
+	       nopin_broken(WAIT);
+}
+
 /*
  * Who waits for I/O, and how long: the one place that decides. Returns a
- * timeout in jiffies; 0 means to refuse.
+ * timeout in jiffies.
  */
-static long nopin_patience(const struct mmu_notifier_range *mn)
+static long nopin_patience(const struct nopin_range *range,
+			   const struct mmu_notifier_range *mn)
 {
-	if (nopin_broken(WAIT))
+	bool refusable = nopin_refusable(mn);
+
+	if (nopin_broken(WAIT) || !mmu_notifier_range_blockable(mn))
 		return 0;
-	/* The OOM reaper */
-	if (!mmu_notifier_range_blockable(mn))
-		return 0;
-	/*
-	 * Unmap, mprotect, fork, truncate and others that must not fail: what
-	 * they ask for has to happen, and the I/O ends by itself.
-	 */
-	if (!(mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE))
-		return MAX_SCHEDULE_TIMEOUT;
 	/*
 	 * Reclaim and compaction on behalf of an allocation. Drivers allocate
 	 * GFP_NOIO memory to complete the very I/O that we would wait for.
 	 */
 	if ((current->flags & PF_MEMALLOC) && !nopin_broken(MEMALLOC))
 		return 0;
-	/* Migration and the like: worth some patience, not any amount */
+	if (refusable ? nopin_broken(REFUSE) : nopin_broken(BEHALF))
+		return MAX_SCHEDULE_TIMEOUT;
+	/* Page after page of a file, say: not that long for each of them */
+	if (time_before(jiffies, READ_ONCE(range->late)))
+		return 0;
+	/* As a rule I/O ends much earlier, and that is best for everybody */
 	return msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms));
 }
 
@@ -672,45 +730,59 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	unsigned int first = nopin_index(range, start);
 	unsigned int end = nopin_index(range, last) + 1;
 	unsigned int dirs = nopin_dirs(mn);
-	long patience = nopin_patience(mn);
+	long patience = nopin_patience(range, mn);
+	bool refusable = nopin_refusable(mn);
+	bool only_idle = refusable && !patience;
 	ktime_t since;
 	bool busy;
 
+	/* Whoever relies on the PTE can go on doing so */
+	if ((mn->flags & MMU_NOTIFIER_RANGE_HINT) && !nopin_broken(HINT))
+		return true;
 	if (patience)
 		nopin_window_wait();
 
 	spin_lock(&range->lock);
-	if (!patience && nopin_busy(range, first, end, dirs)) {
+	if (only_idle && nopin_busy(range, first, end, dirs)) {
 		spin_unlock(&range->lock);
 		goto refuse;
 	}
 	mmu_interval_set_seq(notifier, cur_seq);
-	busy = nopin_close(range, first, end, dirs, !patience);
+	busy = nopin_close(range, first, end, dirs, only_idle);
 	spin_unlock(&range->lock);
 
 	if (!busy)
 		goto idle;
-	if (!patience)
+	if (only_idle)
 		goto refuse;
 	if (mn->event == MMU_NOTIFY_RELEASE && nopin_broken(RELEASE))
 		return true;
 
-	count_vm_event(NOPIN_WAIT);
-	since = ktime_get();
-	busy = !nopin_drain(range, first, end, dirs, patience);
-	trace_nopin_wait(mn, ktime_us_delta(ktime_get(), since), busy);
-	if (!busy)
-		goto idle;
+	if (patience) {
+		count_vm_event(NOPIN_WAIT);
+		since = ktime_get();
+		busy = !nopin_drain(range, first, end, dirs, patience);
+		trace_nopin_wait(mn, ktime_us_delta(ktime_get(), since), busy);
+		if (!busy)
+			goto idle;
+		/* Waiting is to be a small part of what the next ones do */
+		WRITE_ONCE(range->late, jiffies + 10 * patience);
+	}
+	if (refusable)
+		goto refuse;
+	while (!nopin_pin(range, first, end, dirs) &&
+	       !nopin_drain(range, first, end, dirs, HZ / 10))
+		; /* out of memory, for the moment */
+idle:
+	nopin_forget(range, first, end, dirs);
+	return true;
+
 refuse:
 	if (nopin_broken(WAIT))
 		goto idle;
 	count_vm_event(NOPIN_REFUSE);
 	trace_nopin_refuse(mn);
 	return false;
-
-idle:
-	nopin_forget(range, first, end, dirs);
-	return true;
 }
 
 static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
@@ -767,6 +839,8 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&range->lock);
 	init_waitqueue_head(&range->wait);
+	refcount_set(&range->ref, 1);
+	range->late = jiffies;
 	range->start = start;
 	range->nr_pages = nr_pages;
 
@@ -795,23 +869,37 @@ static void nopin_range_free(struct rcu_head *rcu)
 }
 
 /**
+ * nopin_range_put - drop a reference to a range
+ * @range: the range
+ *
+ * Context: Any.
+ */
+void nopin_range_put(struct nopin_range *range)
+{
+	if (!refcount_dec_and_test(&range->ref))
+		return;
+	/* Pairs with the rcu_read_lock() in nopin_exit() */
+	if (nopin_broken(FREE))
+		nopin_range_free(&range->rcu);
+	else
+		call_rcu(&range->rcu, nopin_range_free);
+}
+
+/**
  * nopin_range_destroy - stop watching a range
  * @range: the range
  *
- * Nobody may use @range for new I/O, and all earlier I/O must have called
+ * Nobody may use @range for new I/O. All earlier I/O must have called
  * nopin_exit(), as far as an invalidation can tell: the calls themselves may
- * still be on their way out.
+ * still be on their way out, and those for pages that are pinned may be yet to
+ * come.
  *
  * Context: Process context, may sleep.
  */
 void nopin_range_destroy(struct nopin_range *range)
 {
 	mmu_interval_notifier_remove(&range->notifier);
-	/* Pairs with the rcu_read_lock() in nopin_exit() */
-	if (nopin_broken(FREE))
-		nopin_range_free(&range->rcu);
-	else
-		call_rcu(&range->rcu, nopin_range_free);
+	nopin_range_put(range);
 }
 
 /* Before the first I/O */

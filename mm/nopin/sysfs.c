@@ -224,6 +224,11 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_YOUNG]		= "young",
 	[NOPIN_BREAK_MM]		= "mm",
 	[NOPIN_BREAK_CLONE]		= "clone",
+	[NOPIN_BREAK_REFUSE]		= "refuse",
+	[NOPIN_BREAK_BEHALF]		= "behalf",
+	[NOPIN_BREAK_UNHELD]		= "unheld",
+	[NOPIN_BREAK_CHECK]		= "check",
+	[NOPIN_BREAK_HINT]		= "hint",
 };
 
 /* Some rules concern tests that run before there is a user space */

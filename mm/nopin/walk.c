@@ -26,6 +26,8 @@
 #include <linux/secretmem.h>
 #include <xen/xen.h>
 
+#include "nopin.h"
+
 /**
  * struct nopin_walk - where a walk has got to
  * @bvec: where the next bio_vec goes
@@ -251,6 +253,76 @@ static __always_inline int nopin_tables(struct nopin_walk *walk,
 			return -EFAULT;
 	} while (addr = next, addr != end);
 	return 0;
+}
+
+/* Whatever is mapped at @addr, no matter how */
+static struct page *nopin_page(struct mm_struct *mm, unsigned long addr)
+{
+	pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
+	p4d_t *p4dp, p4d;
+	pud_t *pudp, pud;
+	pmd_t *pmdp, pmd;
+	pte_t pte;
+
+	lockdep_assert_irqs_disabled();
+
+	if (!pgd_present(pgd) || pgd_leaf(pgd))
+		return NULL;
+	p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+	p4d = p4dp_get(p4dp);
+	if (!p4d_present(p4d))
+		return NULL;
+	pudp = pud_offset_lockless(p4dp, p4d, addr);
+	pud = pudp_get(pudp);
+	if (!pud_present(pud))
+		return NULL;
+	if (pud_leaf(pud))
+		return pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
+	pmdp = pmd_offset_lockless(pudp, pud, addr);
+	pmd = pmdp_get_lockless(pmdp);
+	if (!pmd_present(pmd))
+		return NULL;
+	if (pmd_leaf(pmd))
+		return pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
+	pte = ptep_get_lockless(pte_offset_kernel(&pmd, addr));
+	return pte_present(pte) ? pte_page(pte) : NULL;
+}
+
+/**
+ * nopin_walk_get - get a reference to the page at an address
+ * @mm: an mm that somebody uses
+ * @addr: user address
+ * @page: set to the page
+ *
+ * The caller finds out whether it is the page that is meant: if somebody has
+ * entered it and does not exit before this returns, nothing else can have been
+ * there.
+ *
+ * Context: Any with interrupts on. Does not sleep.
+ *
+ * Return: the folio of the page, with a reference, or NULL if there is nothing
+ * or no telling.
+ */
+struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
+			     struct page **page)
+{
+	struct folio *folio = NULL;
+
+	/* As for nopin_walk(), and as in GUP-fast pages cannot be reused */
+	local_irq_disable();
+	*page = nopin_page(mm, addr);
+	if (*page) {
+		folio = page_folio(*page);
+		if (!folio_try_get(folio))
+			folio = NULL;
+	}
+	local_irq_enable();
+
+	if (folio && unlikely(page_folio(*page) != folio)) {
+		folio_put(folio);
+		folio = NULL;
+	}
+	return folio;
 }
 
 /**

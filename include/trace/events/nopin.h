@@ -115,6 +115,27 @@ TRACE_EVENT(nopin_refuse,
 		  show_nopin_event(__entry->event))
 );
 
+/* Pages were pinned on behalf of I/O in flight, between start and end */
+TRACE_EVENT(nopin_pin,
+	TP_PROTO(unsigned long start, unsigned long end, unsigned int nr,
+		 enum nopin_dir dir),
+	TP_ARGS(start, end, nr, dir),
+	TP_STRUCT__entry(
+		__field(unsigned long, start)
+		__field(unsigned long, end)
+		__field(unsigned int, nr)
+		__field(enum nopin_dir, dir)
+	),
+	TP_fast_assign(
+		__entry->start = start;
+		__entry->end = end;
+		__entry->nr = nr;
+		__entry->dir = dir;
+	),
+	TP_printk("start=%#lx end=%#lx pages=%u dir=%s", __entry->start,
+		  __entry->end, __entry->nr, show_nopin_dir(__entry->dir))
+);
+
 /* A bio had its pages pinned */
 TRACE_EVENT(nopin_fallback,
 	TP_PROTO(enum nopin_fallback cause),

@@ -3,17 +3,19 @@
  * The protocol of mm/nopin/ as a model for spin: one page of address space, one
  * direction, and those who are interested in it at the same time.
  *
- *	submitter	direct I/O, twice, and an munmap() with I/O in flight
+ *	submitters	direct I/O, and an munmap() with I/O in flight
  *	device		works on the page, then ends the bio, for which the driver may
  *			need memory
  *	changer		somebody else who changes the mapping, and has to
  *	kswapd		wants the page, but not at any price
+ *	worker		drops the pin on behalf of I/O that took too long
  *
  * spin looks at every order in which their steps can happen, and complains if
  *
  * - the device works on a page that belongs to somebody else by then,
  * - a count goes below zero or pages are entered while their mapping changes,
- * - nobody can go on: a wake-up got lost, or they wait in a circle.
+ * - nobody can go on: a wake-up got lost, or they wait in a circle,
+ * - a pin on behalf of I/O is not dropped.
  *
  * Each BREAK_* breaks the protocol in one place, and then there must be such a
  * complaint: otherwise the model does not show anything. "check" runs them all.
@@ -29,7 +31,22 @@
 #define WAITS	true
 #endif
 
-#define NR_IO		2	/* per submitter */
+/*
+ * There are two models. In one, waits end when the I/O does, and the kernel must
+ * get along with that: the bound is no excuse for waiting in a circle. In the
+ * other, any wait may end early, with a pin on behalf of the I/O.
+ */
+#if defined(BREAK_BLOCK) || defined(BREAK_MEMALLOC) || defined(BREAK_WAKE)
+#define PATIENT
+#endif
+
+#ifdef BREAK_STALE
+#define STALE	true
+#else
+#define STALE	false
+#endif
+
+#define NR_IO		2	/* of the first submitter, one of the other */
 #define NR_SUBMITTERS	2
 #define NR_PAGES	8	/* each fault takes a new one */
 
@@ -42,6 +59,13 @@ bool freed[NR_PAGES];
 bool closed = true;
 byte count;
 byte changing;		/* invalidations between start and end */
+
+/* The pin on behalf of the I/O in flight, on which page, and its way to the worker */
+bool pinned;
+byte held;
+bool orphaned;		/* nothing maps the page any more */
+bool watching;
+bool queued;
 
 /* The kept translation */
 bool valid;
@@ -58,6 +82,19 @@ bool low;
 chan device_queue = [NR_SUBMITTERS * NR_IO] of { byte, byte };
 byte ended[NR_SUBMITTERS];
 
+/* nopin_pin_wake(): called for whoever exits, and once by who has pinned */
+inline wake_pin()
+{
+	atomic {
+		if
+		:: watching && count == 0 ->
+			watching = false;
+			queued = true
+		:: else
+		fi
+	}
+}
+
 /* The last access, and the wake-up: nopin_exit() */
 inline exit_page()
 {
@@ -69,7 +106,9 @@ inline exit_page()
 		count--;
 	}
 	if
-	:: seen -> woken = sleeping
+	:: seen ->
+		woken = sleeping;
+		wake_pin()
 	:: else
 	fi
 #else
@@ -85,19 +124,45 @@ inline exit_page()
 			:: sleeping > 0 -> woken = sleeping
 			:: else
 			fi
-		}
+		};
+		wake_pin()
 	:: else
 	fi
 #endif
 }
 
-/* wait_event(): get on the queue, look again, sleep */
+/*
+ * nopin_pin(): get a reference to what is mapped, then look whether that was in
+ * time; under the lock of the range
+ */
+inline pin()
+{
+	atomic {
+		held = pte;
+		if
+		:: count > 0 && !pinned && held != 0 ->
+			assert(!freed[held]);
+			pinned = true
+		:: else ->
+			/* nothing there, for somebody who is about to leave */
+			goto no_pin
+		fi
+	};
+	watching = true;
+#ifndef BREAK_PIN_WAKE
+	wake_pin();
+#endif
+no_pin:
+	skip
+}
+
+/* wait_event_timeout(): get on the queue, look again, sleep */
 inline drain()
 {
 	do
 	:: atomic { sleeping++ };
 	   if
-	   :: count == 0 ->
+	   :: count == 0 || pinned ->
 		atomic {
 			sleeping--;
 			if
@@ -106,13 +171,30 @@ inline drain()
 			fi
 		};
 		break
-	   :: count > 0 ->
+	   :: count > 0 && !pinned ->
 		/* schedule() */
-		atomic {
+		if
+		:: atomic {
 			woken > 0;
 			woken--;
 			sleeping--
-		}
+		   }
+#ifndef PATIENT
+		:: atomic {
+			/* time is up, maybe in the moment of the wake-up */
+			sleeping--;
+			if
+			:: woken > sleeping -> woken = sleeping
+			:: else
+			fi
+		   };
+#ifdef BREAK_UNHELD
+		   break
+#else
+		   pin()
+#endif
+#endif
+		fi
 	   fi
 	od
 }
@@ -120,12 +202,27 @@ inline drain()
 /* What the caller of the notifier does between start and end */
 inline change_mapping()
 {
-	assert(!WAITS || count == 0);
 	atomic {
+		assert(!WAITS || count == 0 || pinned);
 		if
-		:: pte != 0 ->
+		:: pte != 0 && pinned && pte == held ->
+			orphaned = true;
+			pte = 0
+		:: pte != 0 && !(pinned && pte == held) ->
 			freed[pte] = true;
 			pte = 0
+		:: else
+		fi
+	};
+	changing--
+}
+
+/* nopin_forget(): what bios of a pinned page point to stays */
+inline forget()
+{
+	atomic {
+		if
+		:: !pinned && !STALE -> valid = false
 		:: else
 		fi
 	}
@@ -134,44 +231,39 @@ inline change_mapping()
 /* nopin_invalidate(), for somebody who cannot be refused */
 inline invalidate()
 {
-	changing++;
-	atomic { closed = true };
+	atomic { changing++; closed = true };
 #ifndef BREAK_WAIT
 	drain();
 #endif
-#ifndef BREAK_STALE
-	valid = false;
-#endif
-	change_mapping();
-	changing--
+	forget();
+	change_mapping()
 }
 
 /* The same for reclaim: never waits */
 inline try_invalidate()
 {
-	changing++;
 #ifdef BREAK_MEMALLOC
-	atomic { closed = true };
+	atomic { changing++; closed = true };
 	drain();
-	valid = false;
-	change_mapping();
+	forget();
+	change_mapping()
 #else
 	atomic {
 		if
-		:: count > 0 -> refused = true
+		:: count > 0 && !pinned -> refused = true
 		:: else ->
 			refused = false;
+			changing++;
 			closed = true
 		fi
 	};
 	if
 	:: refused
 	:: else ->
-		valid = false;
+		forget();
 		change_mapping()
-	fi;
+	fi
 #endif
-	changing--
 }
 
 /* nopin_open(): wait for invalidations to end, then see that there is none */
@@ -183,7 +275,11 @@ inline open_page()
 	changing == 0;
 	atomic {
 		if
+#ifdef BREAK_PINNED
 		:: changing == 0 -> closed = false
+#else
+		:: changing == 0 && !pinned -> closed = false
+#endif
 		:: else
 		fi
 	}
@@ -196,8 +292,10 @@ proctype device()
 	bool seen;
 
 end:	do
-	:: device_queue ? page, who ->
-		assert(!freed[page]);
+	:: atomic {
+		device_queue ? page, who ->
+		assert(!freed[page])
+	   };
 		/* the same I/O, a little later */
 		assert(!freed[page]);
 		/* the driver needs memory: not before kswapd is done */
@@ -211,28 +309,35 @@ end:	do
 	od
 }
 
-proctype submitter(byte me; bool unmaps)
+proctype submitter(byte me, nr_io; bool unmaps)
 {
 	byte page, done, nr;
 	bool seen, refused;
 
 	do
-	:: nr == NR_IO -> break
-	:: nr < NR_IO ->
+	:: nr == nr_io -> break
+	:: nr < nr_io ->
 again:
 #ifdef BREAK_WALK_FIRST
 		page = pte;
 #endif
 		atomic {
 			if
-			:: closed -> page = 0; goto shut
+			:: closed -> goto shut
 			:: else -> count++
 			fi
 		};
 #ifndef BREAK_WALK_FIRST
 		if
 		:: atomic { valid -> page = cached }
-		:: atomic { !valid -> page = pte }
+		:: atomic { !valid -> page = pte };
+#ifndef BREAK_CHECK
+			/* nopin_check(): was that in time? */
+			if
+			:: closed -> exit_page(); goto shut
+			:: else
+			fi
+#endif
 		fi;
 #endif
 		if
@@ -258,7 +363,7 @@ again:
 		changing == 0;
 #endif
 		/* an allocation of submit_bio() looks for memory here, too */
-#ifndef BREAK_MEMALLOC
+#if defined(PATIENT) && !defined(BREAK_MEMALLOC)
 		if
 		:: true -> try_invalidate()
 		:: true
@@ -272,7 +377,13 @@ again:
 		goto next_one
 shut:
 		open_page();
-		goto again;
+		if
+		:: pinned ->
+			/* takes pins of its own, and is none of our business */
+			ended[me]++;
+			nr++
+		:: !pinned -> goto again
+		fi;
 next_one:
 		skip
 	od;
@@ -284,8 +395,8 @@ next_one:
 	fi;
 
 	do
-	:: done == NR_IO -> break
-	:: done < NR_IO ->
+	:: done == nr_io -> break
+	:: done < nr_io ->
 		atomic {
 			ended[me] > 0;
 			ended[me]--;
@@ -294,6 +405,25 @@ next_one:
 #ifdef BREAK_LATE_EXIT
 		exit_page()
 #endif
+	od
+}
+
+/* nopin_pin_work() */
+proctype worker()
+{
+end:	do
+	:: pinned ->
+		atomic {
+			queued;
+			queued = false;
+			if
+			:: orphaned -> freed[held] = true
+			:: else
+			fi;
+			orphaned = false;
+			valid = false;
+			pinned = false
+		}
 	od
 }
 
@@ -314,9 +444,10 @@ proctype kswapd()
 init {
 	atomic {
 		run device();
-		run submitter(0, true);
-		run submitter(1, false);
+		run submitter(0, NR_IO, true);
+		run submitter(1, 1, false);
 		run changer();
+		run worker();
 		run kswapd()
 	}
 }

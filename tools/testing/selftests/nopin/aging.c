@@ -5,11 +5,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "nopin_util.h"
@@ -85,12 +87,15 @@ static int aging(const char *dev)
 	struct mem busy, idle;
 	unsigned long passes;
 	struct rusage before, after;
+	unsigned long node0 = 1;
 	long fetched;
 	pthread_t th;
 	int ri;
 
 	if (cgroup_put("cgroup.procs", "0"))
 		return 10;
+	/* Reclaim ages the pages of each node by themselves */
+	syscall(SYS_set_mempolicy, MPOL_BIND, &node0, 64UL);
 	b.fd = open(dev, O_RDWR | O_DIRECT);
 	if (b.fd < 0 || io_uring_queue_init(4, &ring, 0) ||
 	    mem_get(&busy, MEM_ANON, BUSY) || mem_get(&idle, MEM_ANON, BUSY))

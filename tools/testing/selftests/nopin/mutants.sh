@@ -45,6 +45,14 @@ R14	young		nopin-cache.test_young
 R14	young		aging:busy_stays
 R15	mm		fixed:foreign
 R15	clone		fixed:clone
+R1	check		nopin-protocol.test_check
+R1	unheld		nopin-mapping.test_change_pins
+R1	unheld		throttle:truncate
+bound	refuse		nopin-protocol.test_refused_after_patience
+bound	refuse		throttle:bound_refusable
+bound	behalf		nopin-mapping.test_change_pins
+bound	behalf		throttle:bound_truncate
+bound	hint		nopin-mapping.test_hint
 '
 
 # run TEST LOG [BREAK]: the status of the test, with a rule broken or not

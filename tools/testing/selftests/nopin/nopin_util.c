@@ -103,14 +103,12 @@ int mode_set(enum mode mode)
 	return sysfs_write(SWITCH, mode == MODE_PIN ? "pin" : "nopin");
 }
 
-unsigned long vmstat(const char *name)
+static unsigned long vmstat_now(const char *name)
 {
 	unsigned long val = 0, v;
 	char key[64];
 	FILE *f;
 
-	/* Some counters are per CPU and folded once in a while */
-	sysfs_write("/proc/sys/vm/stat_refresh", "1");
 	f = fopen("/proc/vmstat", "r");
 	if (!f)
 		return 0;
@@ -119,6 +117,13 @@ unsigned long vmstat(const char *name)
 			val = v;
 	fclose(f);
 	return val;
+}
+
+unsigned long vmstat(const char *name)
+{
+	/* Some counters are per CPU and folded once in a while */
+	sysfs_write("/proc/sys/vm/stat_refresh", "1");
+	return vmstat_now(name);
 }
 
 unsigned long fallback(const char *cause)
@@ -139,6 +144,16 @@ unsigned long fallback_but(const char *cause)
 		if (!cause || strcmp(causes[i], cause))
 			sum += fallback(causes[i]);
 	return sum;
+}
+
+int wait_ms_set(unsigned int ms)
+{
+	char val[16];
+
+	if (!nopin_present())
+		return 0;
+	snprintf(val, sizeof(val), "%u", ms);
+	return sysfs_write("/sys/kernel/mm/nopin/rmap_wait_ms", val);
 }
 
 uint64_t now_ms(void)
@@ -722,11 +737,16 @@ ssize_t target_check(struct target *t, size_t len, uint64_t seed, off_t pos)
 	return ret;
 }
 
-#define SLOW_JUNK	128
+#define SLOW_JUNK	256
 
 int slow_open(struct slow *s)
 {
-	int ret = target_open(&s->t, "NOPIN_SLOW", 0);
+	return slow_open_env(s, "NOPIN_SLOW");
+}
+
+int slow_open_env(struct slow *s, const char *env)
+{
+	int ret = target_open(&s->t, env, 0);
 
 	if (ret)
 		return ret;
@@ -760,6 +780,177 @@ void slow_close(struct slow *s)
 	ioq_exit(&s->junk);
 	munmap(s->scratch, SLOW_JUNK * PAGE);
 	target_close(&s->t);
+}
+
+/* ---- transfers in flight ---- */
+
+enum engine flight_possible(enum engine eng)
+{
+	return eng == ENG_URING_FIXED && mode_get() == MODE_PIN ? ENG_URING : eng;
+}
+
+int flight_open(struct flight *f, char *buf)
+{
+	memset(f, 0, sizeof(*f));
+	f->buf = buf;
+	return slow_open(&f->slow);
+}
+
+int flight_engine(struct flight *f, enum engine eng)
+{
+	int ret;
+
+	eng = flight_possible(eng);
+	ret = ioq_init(&f->q, eng, FLIGHT_NR);
+	if (!ret && eng == ENG_URING_FIXED)
+		ret = ring_buffer(&f->q.ring, f->buf, FLIGHT_LEN);
+	return ret;
+}
+
+void flight_close(struct flight *f)
+{
+	slow_close(&f->slow);
+}
+
+static off_t flight_pos(struct flight *f, int i)
+{
+	return f->base + 2 * i * FLIGHT_IO;
+}
+
+int flight_fill(struct flight *f, uint64_t seed, off_t base)
+{
+	char *copy = calloc(2, FLIGHT_LEN);
+	int ret;
+
+	if (!copy)
+		return -ENOMEM;
+	for (int i = 0; i < FLIGHT_NR; i++)
+		pat_fill(copy + 2 * i * FLIGHT_IO, FLIGHT_IO, seed, i * FLIGHT_IO);
+	ret = target_write(&f->slow.t, copy, 2 * FLIGHT_LEN, base);
+	free(copy);
+	return ret;
+}
+
+ssize_t flight_check(struct flight *f, uint64_t seed)
+{
+	char *copy = malloc(2 * FLIGHT_LEN);
+	ssize_t bad = -2;
+
+	if (copy && !target_read(&f->slow.t, copy, 2 * FLIGHT_LEN, f->base)) {
+		for (int i = 0; i < FLIGHT_NR; i++)
+			memmove(copy + i * FLIGHT_IO, copy + 2 * i * FLIGHT_IO,
+				FLIGHT_IO);
+		bad = pat_check(copy, FLIGHT_LEN, seed, 0);
+	}
+	free(copy);
+	return bad;
+}
+
+static void *flight_thread(void *arg)
+{
+	struct flight *f = arg;
+	int i = __atomic_fetch_add(&f->started, 1, __ATOMIC_SEQ_CST);
+	char *buf = f->buf + i * FLIGHT_IO;
+	int fd = f->slow.t.fd;
+	cpu_set_t all;
+
+	/* Whatever the test is bound to */
+	memset(&all, 0xff, sizeof(all));
+	sched_setaffinity(0, sizeof(all), &all);
+
+	/* To start a thread takes its time, so that is over when the disk is busy */
+	while (!__atomic_load_n(&f->go, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	if (f->write)
+		f->res[i] = pwrite(fd, buf, FLIGHT_IO, flight_pos(f, i));
+	else
+		f->res[i] = pread(fd, buf, FLIGHT_IO, flight_pos(f, i));
+	__atomic_fetch_add(&f->ended, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* What goes up by one or more when a transfer has got hold of its pages */
+static unsigned long flight_count(enum mode mode)
+{
+	/* Those are exact, and the refresh takes long on a busy machine */
+	if (mode == MODE_NOPIN)
+		return vmstat_now("nopin_bio") + vmstat_now("nopin_fallback");
+	return vmstat("nr_foll_pin_acquired") / (FLIGHT_IO / PAGE);
+}
+
+int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms)
+{
+	enum mode mode = mode_get();
+	unsigned long count;
+	uint64_t end;
+	int ret = 0;
+
+	f->write = write;
+	f->base = base;
+	f->done = 0;
+	f->started = 0;
+	f->ended = 0;
+	f->go = false;
+	memset(f->res, 0, sizeof(f->res));
+	if (f->q.eng == ENG_PSYNC) {
+		for (int i = 0; i < FLIGHT_NR && !ret; i++)
+			ret = -pthread_create(&f->th[i], NULL, flight_thread, f);
+		if (ret)
+			return ret;
+		while (__atomic_load_n(&f->started, __ATOMIC_SEQ_CST) < FLIGHT_NR)
+			usleep(1000);
+	}
+	ret = slow_prime(&f->slow, write, head_ms);
+	count = flight_count(mode) + FLIGHT_NR;
+	if (f->q.eng == ENG_PSYNC) {
+		__atomic_store_n(&f->go, true, __ATOMIC_RELEASE);
+	} else {
+		for (int i = 0; i < FLIGHT_NR && !ret; i++)
+			ret = ioq_start(&f->q, i, f->slow.t.fd, write,
+					f->buf + i * FLIGHT_IO, FLIGHT_IO,
+					flight_pos(f, i));
+	}
+	/* Threads have to get there, and workers if a page has to be faulted in */
+	end = now_ms() + 5000;
+	while (!ret && flight_count(mode) < count) {
+		if (now_ms() > end)
+			ret = -ETIME;
+		usleep(5000);
+	}
+	return ret;
+}
+
+int flight_done(struct flight *f)
+{
+	int ret;
+
+	if (f->q.eng == ENG_PSYNC)
+		return __atomic_load_n(&f->ended, __ATOMIC_SEQ_CST);
+	ret = ioq_reap(&f->q, 0, f->res);
+	if (ret < 0)
+		return ret;
+	f->done += ret;
+	return f->done;
+}
+
+int flight_finish(struct flight *f)
+{
+	int ret = 0;
+
+	if (f->q.eng == ENG_PSYNC) {
+		for (int i = 0; i < FLIGHT_NR; i++)
+			pthread_join(f->th[i], NULL);
+	} else {
+		ret = ioq_reap(&f->q, FLIGHT_NR - f->done, f->res);
+		if (ret < 0)
+			return ret;
+	}
+	for (int i = 0; i < FLIGHT_NR; i++)
+		if (f->res[i] != (long)FLIGHT_IO) {
+			note("transfer %d: %ld", i, f->res[i]);
+			return -EIO;
+		}
+	return 0;
 }
 
 /* ---- taking free pages ---- */

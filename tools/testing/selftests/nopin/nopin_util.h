@@ -8,6 +8,7 @@
 
 #include <libaio.h>
 #include <liburing.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -48,6 +49,15 @@ unsigned long vmstat(const char *name);
 unsigned long fallback(const char *cause);
 /* All causes but @cause (which may be NULL) */
 unsigned long fallback_but(const char *cause);
+
+/*
+ * How long changes of mappings wait for I/O before its pages are pinned; without
+ * the switch nobody waits anyway
+ */
+#define WAIT_MS		100	/* the default */
+#define WAIT_MS_LONG	60000	/* until the I/O is done */
+
+int wait_ms_set(unsigned int ms);
 
 uint64_t now_ms(void);
 /* The length of a test that is bounded by time: longer with NOPIN_LONG */
@@ -205,8 +215,47 @@ struct slow {
 };
 
 int slow_open(struct slow *s);
+/* Another disk that is throttled to the same rate */
+int slow_open_env(struct slow *s, const char *env);
 int slow_prime(struct slow *s, bool write, unsigned int head_ms);
 void slow_close(struct slow *s);
+
+/*
+ * Transfers between a buffer and the slow disk, by any engine. On the disk they
+ * have gaps between them, beginning at @base; patterns go by the position in the
+ * buffer.
+ */
+#define FLIGHT_LEN	(2 * MB)
+#define FLIGHT_NR	16
+#define FLIGHT_IO	(FLIGHT_LEN / FLIGHT_NR)
+
+struct flight {
+	struct slow slow;
+	struct ioq q;
+	char *buf;
+	bool write;
+	off_t base;
+	unsigned int done;
+	long res[FLIGHT_NR];
+	pthread_t th[FLIGHT_NR];
+	unsigned int started, ended;	/* threads */
+	bool go;
+};
+
+/* The engine, or one like it if mappings of files cannot be registered with pins */
+enum engine flight_possible(enum engine eng);
+/* Use another engine with flight_engine() and ioq_exit() */
+int flight_open(struct flight *f, char *buf);
+int flight_engine(struct flight *f, enum engine eng);
+void flight_close(struct flight *f);
+int flight_fill(struct flight *f, uint64_t seed, off_t base);
+/* What writes have left on the disk: as pat_check(); -2 if that cannot be read */
+ssize_t flight_check(struct flight *f, uint64_t seed);
+/* All in flight on return, for about @head_ms at least */
+int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms);
+/* How many have ended: ask for as often as you like */
+int flight_done(struct flight *f);
+int flight_finish(struct flight *f);
 
 /*
  * Somebody who takes free pages and fills them, so that an I/O that still uses a
