@@ -9,9 +9,9 @@
  *
  * It can do so at any time before it returns: a page that is entered still is
  * where the PTE says. A bio that has entered it and has not read the PTE yet
- * finds out by nopin_check() that it is too late. One pin per page and direction does for all the bios that
- * have entered the page. As the page is closed, no further ones come; when the
- * last one has left, the pin is dropped.
+ * finds out by nopin_check() that it is too late. One pin per page and
+ * direction does for all the bios that have entered the page. As the page is
+ * closed, no further ones come; when the last one has left, the pin is dropped.
  *
  * So the bios need not know. They exit as ever, which wakes those who wait for
  * closed pages, and the pin is one of these, see nopin_pin_wake(). It is in a

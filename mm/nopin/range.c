@@ -228,8 +228,9 @@ static noinline bool nopin_exit_words(struct nopin_chunk *chunk,
  * @dir: what a device is going to do with them
  *
  * Once entered, a page's PTE can be relied on until nopin_exit(), provided it
- * is read after this call and before a nopin_check() that returns 0. That holds for PTEs that permit @dir: those of
- * pages that a device writes must be writable and dirty.
+ * is read after this call and before a nopin_check() that returns 0. That holds
+ * for PTEs that permit @dir: those of pages that a device writes must be
+ * writable and dirty.
  *
  * Context: Any context in which @range cannot go away: that of a task that
  * uses the mm. Does not sleep. Between this call and the submission of the I/O
