@@ -3,10 +3,12 @@
  * Everything at once: threads that do I/O and compare every byte, while others do
  * to the buffers all that may be done to memory, and while memory is freed with
  * I/O in flight for the rest to get hold of. With the wait for I/O left out of the
- * invalidations, this finds wrong bytes in seconds (R1, R13).
+ * invalidations, this finds wrong bytes in seconds (R1, R13). Some of the memory
+ * is that of a file, which is written back, and loses its pages, meanwhile.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -41,6 +43,7 @@ static const struct {
 	{ ENG_URINGV, MEM_THP, 2 * MB },
 	{ ENG_AIOV, MEM_SHMEM, BATCH * SLOT },
 	{ ENG_PSYNC, MEM_ANON, BATCH * SLOT },
+	{ ENG_AIO, MEM_SHARED_EXT4, BATCH * SLOT },	/* see the variants */
 };
 
 #define NR_WORKERS	ARRAY_SIZE(jobs)
@@ -61,8 +64,9 @@ struct worker {
 struct churn {
 	struct target t;
 	struct worker w[NR_WORKERS];
+	unsigned int nr_workers;
 	atomic_bool stop;
-	atomic_ulong mangled, forks, victims, canaries;
+	atomic_ulong mangled, forks, syncs, victims, file_victims, canaries;
 	char failed[160];		/* of all but the workers */
 };
 
@@ -197,7 +201,7 @@ static void move_some(char *p, size_t nr)
 /* Nothing that another thread must not be forked in the middle of */
 static void mangle(struct churn *c, uint32_t *r)
 {
-	struct mem *m = &c->w[rnd(r) % NR_WORKERS].m;
+	struct mem *m = &c->w[rnd(r) % c->nr_workers].m;
 	size_t pages = m->len / PAGE, first = rnd(r) % pages;
 	size_t nr = 1 + rnd(r) % 32;
 	char *p = m->p + first * PAGE;
@@ -240,6 +244,31 @@ static void *mangler_thread(void *arg)
 }
 
 /*
+ * Writeback of memory that belongs to a file. What comes in late must not be lost
+ * when a page is paged out after that.
+ */
+static void *syncer_thread(void *arg)
+{
+	struct churn *c = arg;
+	uint32_t r = 88;
+
+	hurry();
+	while (!atomic_load(&c->stop)) {
+		for (unsigned int i = 0; i < c->nr_workers; i++) {
+			struct mem *m = &c->w[i].m;
+
+			if (m->kind != MEM_SHARED_EXT4)
+				continue;
+			if (fsync(m->fd))
+				fail(c, "fsync: %s", strerror(errno));
+			atomic_fetch_add(&c->syncs, 1);
+		}
+		usleep(rnd(&r) % 10000);
+	}
+	return NULL;
+}
+
+/*
  * Protection and forks, by one thread: a child must not find its memory read-only.
  * Children change their copies, and live on for a while.
  */
@@ -250,7 +279,7 @@ static void *forker_thread(void *arg)
 
 	hurry();
 	while (!atomic_load(&c->stop)) {
-		struct mem *m = &c->w[rnd(&r) % NR_WORKERS].m;
+		struct mem *m = &c->w[rnd(&r) % c->nr_workers].m;
 		size_t pages = m->len / PAGE, first = rnd(&r) % pages;
 		size_t len = (1 + rnd(&r) % (pages - first)) * PAGE;
 		char *p = m->p + first * PAGE;
@@ -327,6 +356,48 @@ static void *victim_thread(void *arg)
 	return NULL;
 }
 
+/* The same with the pages of a file, which are taken away by another way */
+static void *file_victim_thread(void *arg)
+{
+	struct churn *c = arg;
+	enum { NR = 16, LEN = VICTIM / NR };
+	uint32_t r = 44;
+	struct ioq q;
+	struct mem m;
+
+	hurry();
+	if (ioq_init(&q, ENG_AIO, NR) || mem_get(&m, MEM_SHARED_EXT4, VICTIM)) {
+		fail(c, "file victim: setup");
+		return NULL;
+	}
+	while (!atomic_load(&c->stop)) {
+		bool write = rnd(&r) & 1;
+		off_t pos = DISK + 2 * VICTIM;	/* nobody's blocks */
+		int ret;
+
+		memset(m.p, 0, VICTIM);
+		for (unsigned int i = 0; i < NR; i++)
+			if (ioq_start(&q, i, c->t.fd, write, m.p + i * LEN, LEN,
+				      pos + 2 * i * LEN))
+				fail(c, "file victim: submission");
+		if (rnd(&r) & 1)
+			ret = fallocate(m.fd, FALLOC_FL_PUNCH_HOLE |
+					FALLOC_FL_KEEP_SIZE, 0, VICTIM);
+		else
+			ret = ftruncate(m.fd, 0) ?: ftruncate(m.fd, VICTIM);
+		if (ret)
+			fail(c, "file victim: %s", strerror(errno));
+		if (ioq_reap(&q, NR, NULL) != NR)
+			fail(c, "file victim: completion");
+		if (byte_check(m.p, VICTIM, 0) >= 0)
+			fail(c, "file victim: a page that was given up changed");
+		atomic_fetch_add(&c->file_victims, 1);
+	}
+	mem_put(&m);
+	ioq_exit(&q);
+	return NULL;
+}
+
 /* Takes free pages, and looks whether they are left alone */
 static void *canary_thread(void *arg)
 {
@@ -360,6 +431,7 @@ FIXTURE(churn) {
 FIXTURE_VARIANT(churn) {
 	const char *env;
 	unsigned int ms;
+	bool file;
 };
 
 /* Nearly all memory in flight nearly all the time, or many more transfers */
@@ -367,14 +439,20 @@ FIXTURE_VARIANT_ADD(churn, slow) { .env = "NOPIN_SLOW", .ms = 7000 };
 FIXTURE_VARIANT_ADD(churn, throttled) { .env = "NOPIN_CHURN", .ms = 5000 };
 FIXTURE_VARIANT_ADD(churn, raw) { .env = "NOPIN_RAW", .ms = 4000 };
 FIXTURE_VARIANT_ADD(churn, xfs) { .env = "NOPIN_XFS", .ms = 4000 };
+/* Memory of a file among it, which makes everything else wait for its journal */
+FIXTURE_VARIANT_ADD(churn, file) {
+	.env = "NOPIN_RAW", .ms = 6000, .file = true };
 
 FIXTURE_SETUP(churn)
 {
 	struct churn *c = &self->c;
 
 	NEED(variant->env);
+	if (variant->file)
+		NEED("NOPIN_EXT4");
+	c->nr_workers = variant->file ? NR_WORKERS : NR_WORKERS - 1;
 	ASSERT_EQ(0, target_open(&c->t, variant->env, 16 * MB));
-	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+	for (unsigned int i = 0; i < c->nr_workers; i++) {
 		struct worker *w = &c->w[i];
 
 		w->c = c;
@@ -393,7 +471,7 @@ FIXTURE_TEARDOWN(churn)
 {
 	if (!self->ready)
 		return;
-	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+	for (unsigned int i = 0; i < self->c.nr_workers; i++) {
 		ioq_exit(&self->c.w[i].q);
 		mem_put(&self->c.w[i].m);
 	}
@@ -416,6 +494,8 @@ TEST_F_TIMEOUT(churn, run, 180)
 {
 	static void *(*const others[])(void *) = {
 		mangler_thread, forker_thread, victim_thread, canary_thread,
+		/* of files */
+		syncer_thread, file_victim_thread,
 	};
 	struct sigaction sa = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO };
 	pthread_t th[NR_WORKERS + ARRAY_SIZE(others)];
@@ -429,15 +509,16 @@ TEST_F_TIMEOUT(churn, run, 180)
 	sysfs_write(KSM "pages_to_scan", "200");
 	sysfs_write(KSM "sleep_millisecs", "20");
 	sysfs_write(KSM "run", "1");
-	for (unsigned int i = 0; i < NR_WORKERS; i++)
+	for (unsigned int i = 0; i < c->nr_workers; i++)
 		ASSERT_EQ(0, pthread_create(&th[n++], NULL, worker_thread, &c->w[i]));
-	for (unsigned int i = 0; i < ARRAY_SIZE(others); i++)
+	for (unsigned int i = 0; i < ARRAY_SIZE(others) -
+	     (variant->file ? 0 : 2); i++)
 		ASSERT_EQ(0, pthread_create(&th[n++], NULL, others[i], c));
 
 	for (uint64_t end = now_ms() + test_ms(variant->ms); now_ms() < end; ) {
 		bool bad = c->failed[0];
 
-		for (unsigned int i = 0; i < NR_WORKERS; i++)
+		for (unsigned int i = 0; i < c->nr_workers; i++)
 			bad |= c->w[i].failed[0];
 		if (bad)
 			break;
@@ -448,7 +529,7 @@ TEST_F_TIMEOUT(churn, run, 180)
 		ASSERT_EQ(0, pthread_join(th[--n], NULL));
 	sysfs_write(KSM "run", "2");
 
-	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+	for (unsigned int i = 0; i < c->nr_workers; i++) {
 		struct worker *w = &c->w[i];
 
 		EXPECT_STREQ("", w->failed)
@@ -459,16 +540,20 @@ TEST_F_TIMEOUT(churn, run, 180)
 		refused += w->refused;
 	}
 	EXPECT_STREQ("", c->failed);
-	note("%lu transfers, %lu refused; %lu changes, %lu forks, %lu victims, %lu canaries",
-	     ops, refused, c->mangled, c->forks, c->victims, c->canaries);
+	note("%lu transfers, %lu refused; %lu changes, %lu forks, %lu syncs",
+	     ops, refused, c->mangled, c->forks, c->syncs);
+	note("%lu victims, %lu of files, %lu canaries", c->victims,
+	     c->file_victims, c->canaries);
+	EXPECT_EQ(variant->file, c->syncs > 0);
 	EXPECT_LT(0, c->victims);
+	EXPECT_EQ(variant->file, c->file_victims > 0);
 	EXPECT_LT(0, c->canaries);
 	EXPECT_LT(0, c->forks);
 
 	/* All that was written, read back on another way */
 	disk = malloc(DISK);
 	ASSERT_EQ(0, target_read(&c->t, disk, DISK, 0));
-	for (unsigned int i = 0; i < NR_WORKERS; i++) {
+	for (unsigned int i = 0; i < c->nr_workers; i++) {
 		struct worker *w = &c->w[i];
 
 		for (unsigned int b = 0; b < NR_BLOCKS; b++) {

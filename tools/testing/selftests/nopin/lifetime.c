@@ -40,7 +40,7 @@ struct life {
 static int life_open(struct life *l, enum engine eng, enum mem_kind kind,
 		     enum mem_kind grab_kind)
 {
-	int ret = wait_ms_set(WAIT_MS_LONG);
+	int ret = wait_ms_set(LONG_WAIT_MS);
 
 	ret = ret ?: slow_open(&l->slow);
 
@@ -60,7 +60,7 @@ static void life_close(struct life *l)
 	slow_close(&l->slow);
 	mem_put(&l->buf);
 	grab_exit(&l->grab);
-	wait_ms_set(WAIT_MS);
+	wait_ms_set(DEFAULT_WAIT_MS);
 }
 
 static off_t life_pos(int i)

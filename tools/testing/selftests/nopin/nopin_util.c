@@ -793,6 +793,7 @@ int flight_open(struct flight *f, char *buf)
 {
 	memset(f, 0, sizeof(*f));
 	f->buf = buf;
+	pthread_mutex_init(&f->gate, NULL);
 	return slow_open(&f->slow);
 }
 
@@ -859,8 +860,8 @@ static void *flight_thread(void *arg)
 	sched_setaffinity(0, sizeof(all), &all);
 
 	/* To start a thread takes its time, so that is over when the disk is busy */
-	while (!__atomic_load_n(&f->go, __ATOMIC_ACQUIRE))
-		usleep(1000);
+	pthread_mutex_lock(&f->gate);
+	pthread_mutex_unlock(&f->gate);
 	if (f->write)
 		f->res[i] = pwrite(fd, buf, FLIGHT_IO, flight_pos(f, i));
 	else
@@ -890,9 +891,9 @@ int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms)
 	f->done = 0;
 	f->started = 0;
 	f->ended = 0;
-	f->go = false;
 	memset(f->res, 0, sizeof(f->res));
 	if (f->q.eng == ENG_PSYNC) {
+		pthread_mutex_lock(&f->gate);
 		for (int i = 0; i < FLIGHT_NR && !ret; i++)
 			ret = -pthread_create(&f->th[i], NULL, flight_thread, f);
 		if (ret)
@@ -903,7 +904,7 @@ int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms)
 	ret = slow_prime(&f->slow, write, head_ms);
 	count = flight_count(mode) + FLIGHT_NR;
 	if (f->q.eng == ENG_PSYNC) {
-		__atomic_store_n(&f->go, true, __ATOMIC_RELEASE);
+		pthread_mutex_unlock(&f->gate);
 	} else {
 		for (int i = 0; i < FLIGHT_NR && !ret; i++)
 			ret = ioq_start(&f->q, i, f->slow.t.fd, write,

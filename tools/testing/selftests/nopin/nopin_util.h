@@ -54,8 +54,8 @@ unsigned long fallback_but(const char *cause);
  * How long changes of mappings wait for I/O before its pages are pinned; without
  * the switch nobody waits anyway
  */
-#define WAIT_MS		100	/* the default */
-#define WAIT_MS_LONG	60000	/* until the I/O is done */
+#define DEFAULT_WAIT_MS	100	/* the default */
+#define LONG_WAIT_MS	60000	/* until the I/O is done */
 
 int wait_ms_set(unsigned int ms);
 
@@ -239,7 +239,7 @@ struct flight {
 	long res[FLIGHT_NR];
 	pthread_t th[FLIGHT_NR];
 	unsigned int started, ended;	/* threads */
-	bool go;
+	pthread_mutex_t gate;
 };
 
 /* The engine, or one like it if mappings of files cannot be registered with pins */

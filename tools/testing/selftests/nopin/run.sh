@@ -3,12 +3,14 @@
 #
 # Run the nopin tests as root, in a virtual machine: disks are overwritten.
 #
-#	run.sh pin|nopin [--long] [PROGRAM...] [-- ARGUMENT...]
+#	run.sh pin|nopin [--long] [--waits] [--without PROGRAM] [PROGRAM...]
+#	       [-- ARGUMENT...]
 #	run.sh --list [PROGRAM...]
 #
 # ARGUMENTs go to the programs, which take those of kselftest_harness.h: for
 # instance "run.sh nopin lifetime -- -t munmap". Prints one TAP stream; exits 0
-# if all is well, 1 if not, 2 if it could not begin.
+# if all is well, 1 if not, 2 if it could not begin. With --waits, it ends with a
+# line "# wait EVENT MICROSECONDS [timeout]" for each wait for I/O.
 #
 # The machine is made by tools/testing/vm/run with these options, and vm.sh runs
 # just that:
@@ -19,23 +21,26 @@
 #	--disk nvme,size=128M			raw
 #	--disk virtio,size=96M,iops=200		raw, where I/O takes its time
 #	--disk virtio,size=256M,iops=1500	raw, throttled under load
-#	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0"
+#	--disk virtio,size=320M,iops=200	one leg of a mirror, the other is a null_blk
+#	--pmem 320M				file systems with DAX
+#	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M"
 #
 # The disks are told apart by their sizes. Elsewhere name them in
-# NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS) and
-# NOPIN_CHURN.
+# NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS),
+# NOPIN_CHURN, NOPIN_MIRROR_LATE and NOPIN_PMEM.
 
 set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
-	dirty reclaim switch churn fixed aging"
+	dirty reclaim switch churn fixed aging writeback throttle pressure matrix
+	dax"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin
 
 usage()
 {
-	sed -n '5,10s/^# \{0,1\}//p' "$0" >&2
+	sed -n '5,13s/^# \{0,1\}//p' "$0" >&2
 	exit 2
 }
 
@@ -54,12 +59,16 @@ fi
 
 mode=
 list=
+waits=
+without=
 selected=
 while [ $# -gt 0 ]; do
 	case $1 in
 	pin|nopin)	mode=$1 ;;
 	--list)		list=1 ;;
 	--long)		export NOPIN_LONG=1 ;;
+	--waits)	waits=1 ;;
+	--without)	without="$without $2 "; shift ;;
 	--)		shift; break ;;
 	-*)		usage ;;
 	*)		selected="$selected $1" ;;
@@ -67,8 +76,11 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ "$list$mode" ] || usage
-programs=${selected:-$programs}
-for p in $programs; do
+all=${selected:-$programs}
+programs=
+for p in $all; do
+	case $without in *" $p "*) continue ;; esac
+	programs="$programs $p"
 	[ -x "$NOPIN_BIN/$p" ] || die "no program $p in $NOPIN_BIN"
 done
 
@@ -203,11 +215,75 @@ if [ -e /dev/mapper/control ] && [ -n "${NOPIN_RAW:-}" ]; then
 		export NOPIN_DM=/dev/dm-0
 fi
 
+# Encryption, with swap on the same disk. Nothing of it is in use but in the test
+# that wants it
+crypt()
+{
+	key=$(printf '%0128d' 1)
+	half=$(($(blockdev --getsz "$1") / 2))
+	dmsetup --noudevsync create nopin-swap --table "0 $half linear $1 0" &&
+	dmsetup --noudevsync create nopin-plain \
+		--table "0 $half linear $1 $half" &&
+	dmsetup --noudevsync create nopin-crypt --table \
+		"0 $half crypt aes-xts-plain64 $key 0 $(dm_node nopin-plain) 0"
+}
+
+dm_node()
+{
+	echo "/dev/dm-$(dmsetup info -c --noheadings -o minor "$1")"
+}
+
+if [ -e /dev/mapper/control ] && [ -n "${NOPIN_CHURN:-}" ] &&
+	crypt "$NOPIN_CHURN" >/dev/null; then
+	NOPIN_CRYPT=$(dm_node nopin-crypt) && export NOPIN_CRYPT
+	NOPIN_CRYPT_SWAP=$(dm_node nopin-swap) && export NOPIN_CRYPT_SWAP
+fi
+
 # Swap: memory, so that nothing waits for it for long
 swap=$(cat /sys/class/zram-control/hot_add 2>/dev/null)
 if [ -n "$swap" ] && put 512M "/sys/block/zram$swap/disksize" &&
 	mkswap "/dev/zram$swap" >/dev/null && swapon "/dev/zram$swap"; then
 	export NOPIN_SWAP="/dev/zram$swap"
+fi
+
+# The tests make file systems on this one
+NOPIN_PMEM=${NOPIN_PMEM:-/dev/pmem0}
+if [ -b "$NOPIN_PMEM" ]; then
+	export NOPIN_PMEM
+else
+	echo "# no persistent memory"
+	unset NOPIN_PMEM
+fi
+
+# A mirror: one leg has a copy of the data as it is when a request is submitted,
+# the other one as it is when the throttle lets the request through. Both are the
+# same as long as file systems keep pages stable while they are written, which
+# the mirror asks them for. It has no metadata, and leaves the end of the throttled
+# leg to those who use up the burst. The tests make file systems on it.
+late=${NOPIN_MIRROR_LATE:-$(disk vd $((320 * mib)))}
+unset NOPIN_MIRROR_LATE
+if [ -b "$late" ] && early=$(nullb nullb-leg 320) &&
+	put md_nopin /sys/module/md_mod/parameters/new_array; then
+	put none "/sys/block/${late##*/}/queue/scheduler"
+	md=/sys/block/md_nopin/md
+	put none $md/metadata_version
+	put raid1 $md/level
+	put 2 $md/raid_disks
+	for d in "$early" "$late"; do
+		put "$(cat "/sys/block/${d##*/}/dev")" $md/new_dev
+	done
+	put 0 "$md/dev-${early##*/}/slot"
+	put 1 "$md/dev-${late##*/}/slot"
+	put writemostly "$md/dev-${late##*/}/state"
+	put none $md/resync_start
+	put $((312 * 1024)) $md/component_size
+	put active $md/array_state
+	put 1 /sys/block/md_nopin/queue/stable_writes
+	if [ "$(cat $md/sync_action /sys/block/md_nopin/queue/stable_writes)" = "idle
+1" ]; then
+		export NOPIN_MIRROR=/dev/md_nopin
+		export NOPIN_MIRROR_EARLY="$early" NOPIN_MIRROR_LATE="$late"
+	fi
 fi
 
 # ---- the tests ----
@@ -296,8 +372,15 @@ END {
 	exit failed > 0
 }'
 
+tracing=/sys/kernel/tracing
+if [ "$waits" ]; then
+	echo 16384 >$tracing/buffer_size_kb || die "cannot trace"
+	echo 1 >$tracing/events/nopin/nopin_wait/enable || die "cannot trace"
+fi
+
 start=$(date +%s)
 run_all "$@" | awk "$renumber"
 status=$?
+[ -z "$waits" ] || sed -n 's/.* event=\([^ ]*\) us=\([0-9]*\)/# wait \1 \2/p' $tracing/trace
 echo "# mode $mode: $(($(date +%s) - start)) seconds"
 exit $status
