@@ -540,7 +540,7 @@ static int compact_once(struct cell *c)
 {
 	char *p = huge_space(HPAGE);
 
-	for (int i = 0; p && i < 300; i++) {
+	for (int i = 0; p && i < 150; i++) {
 		bool got = huge_get(p, 1) == 1;
 
 		munmap(p, HPAGE);
