@@ -424,6 +424,9 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
 			return NOPIN_FALLBACK_INVALID;
 		if (ret == -ENOMEM)
 			return NOPIN_FALLBACK_NOMEM;
+		/* Earlier I/O has got pins, and may go on for long */
+		if (ret == -EBUSY)
+			return NOPIN_FALLBACK_BUSY;
 		if (ret == -EAGAIN && nowait)
 			return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
 	}

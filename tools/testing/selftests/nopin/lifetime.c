@@ -638,6 +638,56 @@ TEST_F_TIMEOUT(life, other_thread_write, 60)
 }
 
 /*
+ * New I/O where earlier I/O takes so long that it was pinned: it does not wait,
+ * and the two do not get into each other's way.
+ */
+TEST(late_again)
+{
+	enum { SEED = 13 };
+	unsigned long busy, race;
+	struct life l = { 0 };
+	struct target t;
+	uint64_t end;
+	int ret;
+
+	NEED("NOPIN_SLOW");
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, target_fill(&t, LEN, SEED, 0));
+	ASSERT_EQ(0, life_open(&l, ENG_AIO, MEM_ANON, MEM_ANON));
+	ASSERT_EQ(0, wait_ms_set(20));
+	ASSERT_EQ(0, life_start(&l, false));
+	ASSERT_EQ(0, act_dontneed(&l));
+
+	busy = fallback("busy");
+	race = fallback("race");
+	ASSERT_EQ(LEN, pread(t.fd, l.addr, LEN, 0));
+	busy = fallback("busy") - busy;
+	race = fallback("race") - race;
+	ret = ioq_reap(&l.q, 0, l.res);
+	ASSERT_LE(0, ret);
+	l.done += ret;
+	note("%u of %u transfers done after it", l.done, NR_IO);
+	if (mode_get() == MODE_NOPIN && !l.done) {
+		EXPECT_LT(0, busy);
+		EXPECT_EQ(0, race);
+	}
+	ASSERT_EQ(0, life_finish(&l));
+	EXPECT_EQ(-1, pat_check(l.addr, LEN, SEED, 0));
+
+	/* Before long these pages are like others */
+	end = now_ms() + 5000;
+	do {
+		busy = fallback("busy");
+		ASSERT_EQ(LEN, pread(t.fd, l.addr, LEN, 0));
+		busy = fallback("busy") - busy;
+	} while (busy && now_ms() < end);
+	EXPECT_EQ(0, busy);
+	life_close(&l);
+	target_close(&t);
+}
+
+/*
  * Pages between those of a buffer are free to change: the state is kept for each
  * page, and nobody waits for the neighbours'.
  */
