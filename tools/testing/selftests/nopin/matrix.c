@@ -216,11 +216,18 @@ struct cell {
 	char why[160];
 };
 
+enum {
+	OP_COMPACT, OP_THP, OP_HUGETLB, OP_NUMA, OP_MOVE_PAGES, OP_MBIND, OP_CMA,
+	OP_OFFLINE, OP_RECLAIM, OP_PAGEOUT, OP_KSM, OP_COLLAPSE, OP_SPLIT,
+	OP_SOFT_DIRTY, OP_UFFD, OP_MPROTECT, OP_MREMAP, OP_MUNMAP, OP_DONTNEED,
+	OP_FORK, OP_SOFT_OFFLINE, OP_HWPOISON, OP_KILL, OP_OOM, NR_OPS
+};
+
 /* What has to be put right whatever happens to a test: shared with its parents */
 struct machine {
 	bool filled;
-	uint64_t base[64];	/* how long an operation takes without I/O, */
-	unsigned int tries[64];	/* and how many tries */
+	uint64_t base[NR_OPS];	/* how long an operation takes without I/O, */
+	unsigned int tries[NR_OPS];	/* and how many tries */
 	int huge[2];		/* the pool of a node, or -1 */
 	unsigned long cma_taken;
 	int block;		/* that is in ZONE_MOVABLE, or -1 */
@@ -540,7 +547,7 @@ static int compact_once(struct cell *c)
 {
 	char *p = huge_space(HPAGE);
 
-	for (int i = 0; p && i < 150; i++) {
+	for (int i = 0; p && i < 300; i++) {
 		bool got = huge_get(p, 1) == 1;
 
 		munmap(p, HPAGE);
@@ -1338,6 +1345,8 @@ static int prep_ksm(struct cell *c)
 static int run_ksm(struct cell *c)
 {
 	unsigned int merged = 0, before;
+	/* Longer on a slow machine */
+	uint64_t patience = DAEMON_MS + machine->base[OP_KSM] / 1000 * 20;
 	uint64_t progress = now_ms();
 
 	if (madvise(c->extra, LEN, MADV_MERGEABLE))
@@ -1353,7 +1362,7 @@ static int run_ksm(struct cell *c)
 		}
 		if (merged > before)
 			progress = now_ms();
-	} while (merged < MOST && now_ms() < progress + DAEMON_MS);
+	} while (merged < MOST && now_ms() < progress + patience);
 	because(c, "%u of %zu pages merged", merged, NR_PAGES);
 	return merged < MOST;
 }
@@ -1645,13 +1654,6 @@ static int run_oom(struct cell *c)
 	touch(p, len / PAGE);
 	return -ENOMEM;
 }
-
-enum {
-	OP_COMPACT, OP_THP, OP_HUGETLB, OP_NUMA, OP_MOVE_PAGES, OP_MBIND, OP_CMA,
-	OP_OFFLINE, OP_RECLAIM, OP_PAGEOUT, OP_KSM, OP_COLLAPSE, OP_SPLIT,
-	OP_SOFT_DIRTY, OP_UFFD, OP_MPROTECT, OP_MREMAP, OP_MUNMAP, OP_DONTNEED,
-	OP_FORK, OP_SOFT_OFFLINE, OP_HWPOISON, OP_KILL, OP_OOM, NR_OPS
-};
 
 static const struct op ops[NR_OPS] = {
 	[OP_COMPACT]	= { .name = "compact_memory",
