@@ -32,6 +32,7 @@
 #define VICTIM		(512 * KB)
 #define CANARY		MB
 #define KSM		"/sys/kernel/mm/ksm/"
+#define SLOW_MS		60000	/* for a slow machine */
 
 static const struct {
 	enum engine eng;
@@ -490,6 +491,13 @@ static int fill_disk(struct churn *c)
 	return ret;
 }
 
+/* Has everybody had a turn? */
+static bool churn_all(struct churn *c, bool file)
+{
+	return c->victims && c->canaries && c->forks &&
+	       (!file || (c->syncs && c->file_victims));
+}
+
 TEST_F_TIMEOUT(churn, run, 180)
 {
 	static void *(*const others[])(void *) = {
@@ -502,6 +510,8 @@ TEST_F_TIMEOUT(churn, run, 180)
 	unsigned long ops = 0, refused = 0;
 	struct churn *c = &self->c;
 	unsigned int n = 0;
+	bool bad = false;
+	uint64_t end;
 	char *disk;
 
 	ASSERT_EQ(0, fill_disk(c));
@@ -515,14 +525,13 @@ TEST_F_TIMEOUT(churn, run, 180)
 	     (variant->file ? 0 : 2); i++)
 		ASSERT_EQ(0, pthread_create(&th[n++], NULL, others[i], c));
 
-	for (uint64_t end = now_ms() + test_ms(variant->ms); now_ms() < end; ) {
-		bool bad = c->failed[0];
-
+	end = now_ms() + test_ms(variant->ms);
+	while (!bad && (now_ms() < end || (!churn_all(c, variant->file) &&
+					   now_ms() < end + SLOW_MS))) {
+		usleep(50000);
+		bad = c->failed[0];
 		for (unsigned int i = 0; i < c->nr_workers; i++)
 			bad |= c->w[i].failed[0];
-		if (bad)
-			break;
-		usleep(50000);
 	}
 	atomic_store(&c->stop, true);
 	while (n)
