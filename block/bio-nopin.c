@@ -16,6 +16,7 @@
 #include <linux/blkdev.h>
 #include <linux/nopin.h>
 #include <linux/nopin_break.h>
+#include <linux/nopin_state.h>
 #include <linux/pagemap.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -83,15 +84,23 @@ static __always_inline void bio_nopin_advance(struct bio_nopin_pos *pos,
 	pos->left -= len;
 }
 
+static __always_inline void
+bio_nopin_exit_extent(const struct nopin_extent *ext, enum nopin_dir dir)
+{
+	if (likely(ext->word & NOPIN_EXTENT_WORD))
+		nopin_exit_ones((atomic64_t *)(ext->word - NOPIN_EXTENT_WORD),
+				ext->ones);
+	else
+		nopin_exit(ext->range, ext->first, ext->nr, dir);
+}
+
 static noinline void bio_nopin_put_many(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
-	enum nopin_dir dir = bio_nopin_dir(bio);
 	unsigned int i;
 
 	for (i = 0; i < ext->nr; i++)
-		nopin_exit(ext->many[i].range, ext->many[i].first,
-			   ext->many[i].nr, dir);
+		bio_nopin_exit_extent(&ext->many[i], bio_nopin_dir(bio));
 	kfree(ext->many);
 }
 
@@ -99,33 +108,59 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
 
-	if (likely(!ext->is_array))
-		nopin_exit(ext->range, ext->first, ext->nr, bio_nopin_dir(bio));
-	else
+	if (unlikely(!(ext->word & NOPIN_EXTENT_WORD) && ext->is_array))
 		bio_nopin_put_many(bio);
+	else
+		bio_nopin_exit_extent(ext, bio_nopin_dir(bio));
+}
+
+/*
+ * Enter the pages of a piece that does not cross a multiple of
+ * NOPIN_CACHE_SIZE. -ENXIO if a range has to be created; otherwise the errors of
+ * nopin_enter().
+ */
+static int bio_nopin_enter_pages(struct mm_struct *mm, unsigned long addr,
+				 size_t len, enum nopin_dir dir,
+				 struct nopin_extent *ext)
+{
+	struct nopin_range *range = nopin_mm_find(mm, addr);
+
+	if (unlikely(!range))
+		return -ENXIO;
+	ext->range = range;
+	ext->first = nopin_index(range, addr);
+	ext->nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
+	ext->is_array = false;
+	return nopin_enter(range, ext->first, ext->nr, dir);
+}
+
+/* Is that the pages behind these? */
+static bool bio_nopin_follows(const struct nopin_extent *ext,
+			      const struct nopin_extent *add)
+{
+	return !((ext->word | add->word) & NOPIN_EXTENT_WORD) &&
+	       ext->range == add->range && ext->first + ext->nr == add->first;
 }
 
 /* Remember pages that have been entered; false if there is no room */
 static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
-			  struct nopin_range *range, unsigned int first,
-			  unsigned int nr)
+			  const struct nopin_extent *add)
 {
-	struct nopin_extent *ext = &bio->bi_nopin, *last = ext, *many;
+	struct nopin_extent *ext = &bio->bi_nopin, *many;
 
-	if (ext->is_array)
-		last = &ext->many[ext->nr - 1];
-	if (last->nr && last->range == range && last->first + last->nr == first) {
-		last->nr += nr;
+	if (!ext->word) {
+		*ext = *add;
 		return true;
 	}
-
-	if (!last->nr) {
-		/* the first one */
-	} else if (!ext->is_array) {
+	if ((ext->word & NOPIN_EXTENT_WORD) || !ext->is_array) {
 		/* pages are entered already: must not wait for memory */
-		unsigned int room = iter->nr_segs + 2 +
-				    (iov_iter_count(iter) >> 30);
+		unsigned int room = 2 * (iter->nr_segs + 1) +
+				    iov_iter_count(iter) / NOPIN_CACHE_SIZE;
 
+		if (bio_nopin_follows(ext, add)) {
+			ext->nr += add->nr;
+			return true;
+		}
 		many = kmalloc_array(room, sizeof(*many),
 				     GFP_NOWAIT | __GFP_NOWARN);
 		if (!many)
@@ -135,16 +170,13 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 		ext->first = room;
 		ext->nr = 1;
 		ext->is_array = true;
-		last = &many[ext->nr++];
-	} else {
-		if (ext->nr == ext->first)
-			return false;
-		last = &ext->many[ext->nr++];
+	} else if (bio_nopin_follows(&ext->many[ext->nr - 1], add)) {
+		ext->many[ext->nr - 1].nr += add->nr;
+		return true;
 	}
-	last->range = range;
-	last->first = first;
-	last->nr = nr;
-	last->is_array = false;
+	if (ext->nr == ext->first)
+		return false;
+	ext->many[ext->nr++] = *add;
 	return true;
 }
 
@@ -185,18 +217,43 @@ static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
-/* What nopin_cached() returned for @addr: returns the number of bio_vecs */
+/* How many pages is that? */
+static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
+{
+	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+/* One bio_vec for pages that follow each other in memory, if they do */
+static bool bio_nopin_single(struct bio_vec *to, struct nopin_chunk *chunk,
+			     unsigned long addr, size_t len)
+{
+	unsigned int start = nopin_start(addr);
+	const struct bio_vec *bv = nopin_bvec(&chunk->cache, start);
+	struct page *page = bv->bv_page;
+
+	if (bv->bv_len != PAGE_SIZE)
+		page += start;
+	else if (!nopin_contiguous(&chunk->cache, start,
+				   bio_nopin_nr(addr, len)))
+		return false;
+	bvec_set_page(to, page, len, offset_in_page(addr));
+	return true;
+}
+
+/* The translations of entered pages, which are known: how many bio_vecs? */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
-				     const struct bio_vec *bv,
+				     struct nopin_chunk *chunk,
 				     unsigned long addr, size_t len)
 {
-	size_t skip = addr & (bv->bv_len - 1), end = skip + len;
-	unsigned short nr = DIV_ROUND_UP(end, bv->bv_len);
+	unsigned short nr = bio_nopin_nr(addr, len);
 
-	memcpy(to, bv, nr * sizeof(*to));
-	to[nr - 1].bv_len -= nr * bv->bv_len - end;
-	to->bv_offset += skip;
-	to->bv_len -= skip;
+	if (bio_nopin_single(to, chunk, addr, len))
+		return 1;
+	memcpy(to, nopin_bvec(&chunk->cache, nopin_start(addr)),
+	       nr * sizeof(*to));
+	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset_in_page(addr) - len;
+	to->bv_offset += offset_in_page(addr);
+	to->bv_len -= offset_in_page(addr);
 	return nr;
 }
 
@@ -214,22 +271,18 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	unsigned short max_vecs = bio_nopin_max_vecs(bio);
 	struct mm_struct *mm = current->mm;
-	/* Pieces of an iovec are too small and too many for that, as a rule */
-	bool cache = iter_is_ubuf(iter);
 	unsigned short vcnt = 0;
 	size_t size = 0;
 	int ret;
 
-	bio->bi_nopin.nr = 0;
-	bio->bi_nopin.is_array = false;
+	bio->bi_nopin.word = 0;
 	nopin_window_begin();
 
 	/* the limit is for bv_len and bi_size, 32 bits each */
 	while (vcnt < max_vecs && size < SZ_1G) {
 		size_t room = (size_t)(max_vecs - vcnt) << PAGE_SHIFT;
-		const struct bio_vec *bv = NULL;
-		struct nopin_range *range;
-		unsigned int first, nr;
+		struct nopin_chunk *chunk;
+		struct nopin_extent ext;
 		unsigned long addr;
 		size_t len;
 		bool huge;
@@ -238,45 +291,40 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		if (!len)
 			break;
 		len = min(len, room - offset_in_page(addr));
-		ret = -EFAULT;
-		if (unlikely(!access_ok((void __user *)addr, len)))
-			goto fail;
-		ret = -ENXIO;
-		range = nopin_mm_find(mm, addr);
-		if (unlikely(!range))
-			goto fail;
-		len = min(len, nopin_len(range, addr));
-		if (cache)
-			len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
-
-		first = nopin_index(range, addr);
-		nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
-		ret = nopin_enter(range, first, nr, dir);
-		if (unlikely(ret))
-			goto fail;
-		if (unlikely(!bio_nopin_add(bio, iter, range, first, nr))) {
-			nopin_exit(range, first, nr, dir);
+		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		chunk = nopin_enter_cached(mm, addr, bio_nopin_nr(addr, len),
+					   dir, &ext);
+		if (!chunk) {
+			ret = -EFAULT;
+			if (unlikely(!access_ok((void __user *)addr, len)))
+				goto fail;
+			ret = bio_nopin_enter_pages(mm, addr, len, dir, &ext);
+			if (unlikely(ret))
+				goto fail;
+			if (nopin_cached(ext.range, ext.first, ext.nr, dir))
+				chunk = nopin_chunk(ext.range, ext.first);
+		}
+		if (unlikely(!bio_nopin_add(bio, iter, &ext))) {
+			bio_nopin_exit_extent(&ext, dir);
 			ret = -ENOSPC;
 			goto fail;
 		}
-		if (cache)
-			bv = nopin_cached(range, first, nr, dir);
 		ret = -ENOBUFS;
 		if (unlikely(!bio->bi_max_vecs))
 			goto fail;
-		if (bv) {
-			vcnt += bio_nopin_copy(bio->bi_io_vec + vcnt, bv, addr,
-					       len);
+		if (chunk) {
+			vcnt += bio_nopin_copy(bio->bi_io_vec + vcnt, chunk,
+					       addr, len);
 		} else {
 			ret = nopin_walk(mm, addr, len, dir, bio->bi_io_vec,
 					 &vcnt, &huge);
 			if (likely(!ret))
-				ret = nopin_check(range, first, nr, dir);
+				ret = nopin_check(ext.range, ext.first, ext.nr,
+						  dir);
 			if (unlikely(ret))
 				goto fail;
-			if (cache)
-				nopin_learn(range, first, nr, dir,
-					    bio->bi_io_vec, size, huge);
+			nopin_learn(ext.range, ext.first, ext.nr, dir,
+				    bio->bi_io_vec, size, huge);
 		}
 		size += len;
 		bio_nopin_advance(&pos, len);
@@ -293,7 +341,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	return 0;
 
 fail:
-	if (bio->bi_nopin.nr)
+	if (bio->bi_nopin.word)
 		bio_nopin_put(bio);
 	nopin_window_end();
 	bio->bi_vcnt = 0;
@@ -344,42 +392,14 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 	return 0;
 }
 
-/*
- * The whole of @iter at once, if it is memory whose translation is known: the
- * bio points to that. Callers have seen to it that it is a number of blocks.
- */
-static __always_inline bool bio_nopin_point(struct bio *bio,
-					    struct iov_iter *iter)
+/* Room for one bio_vec, if the bio has any */
+static struct bio_vec *bio_nopin_inline_vec(struct bio *bio)
 {
-	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
-	size_t len = iov_iter_count(iter);
-	const struct bio_vec *bv;
-
-	/* Nobody would free the bio's own bio_vecs */
-	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
-		return false;
-	addr = untagged_addr(addr);
-	nopin_window_begin();
-	bv = nopin_enter_cached(current->mm, addr, len, bio_nopin_dir(bio),
-				&bio->bi_nopin);
-	if (unlikely(!bv)) {
-		nopin_window_end();
-		return false;
-	}
-	bio->bi_io_vec = (struct bio_vec *)bv;
-	if (likely(bv->bv_len == PAGE_SIZE)) {
-		bio->bi_vcnt = bio->bi_nopin.nr;
-		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
-	} else {
-		bio->bi_vcnt = 1;
-		bio->bi_iter.bi_bvec_done = addr & (bv->bv_len - 1);
-	}
-	bio->bi_iter.bi_size = len;
-	bio_set_flag(bio, BIO_CLONED);
-	/* What iov_iter_advance() does */
-	iter->iov_offset += len;
-	iter->count = 0;
-	return true;
+	if (bio->bi_max_vecs)
+		return bio->bi_io_vec;
+	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
+	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
+							NULL;
 }
 
 /*
@@ -427,6 +447,9 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
 		/* Earlier I/O has got pins, and may go on for long */
 		if (ret == -EBUSY)
 			return NOPIN_FALLBACK_BUSY;
+		/* Something is being invalidated all the time */
+		if (ret == -ETIME)
+			return NOPIN_FALLBACK_RACE;
 		if (ret == -EAGAIN && nowait)
 			return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
 	}
@@ -445,9 +468,6 @@ bio_nopin_unfit(struct bio *bio, struct kiocb *iocb, unsigned int flags)
 		return NOPIN_FALLBACK_DEVICE;
 	if ((flags & BIO_NOPIN_LATE_ACCESS) && !nopin_broken(FS))
 		return NOPIN_FALLBACK_FS;
-	/* Limits other than those of the bio decide what fits */
-	if (bio_op(bio) == REQ_OP_ZONE_APPEND)
-		return NOPIN_FALLBACK_FS;
 	return NOPIN_FALLBACK_NONE;
 }
 
@@ -458,7 +478,8 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 
 	if (nopin_broken(FLUSH))
 		kiocb_write_and_wait(iocb, bio->bi_iter.bi_size);
-	if (nopin_broken(BLOCK) && !ext->is_array)
+	if (nopin_broken(BLOCK) && !(ext->word & NOPIN_EXTENT_WORD) &&
+	    !ext->is_array)
 		nopin_open(ext->range, ext->first, ext->nr, bio_nopin_dir(bio),
 			   true);
 	if (nopin_broken(EARLY_EXIT))
@@ -469,43 +490,121 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb) { }
 #endif
 
 /* The pages have been entered */
-static __always_inline int bio_nopin_done(struct bio *bio, struct kiocb *iocb)
+static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
 {
 	bio_set_flag(bio, BIO_NOPIN);
 	count_vm_event(NOPIN_BIO);
 	bio_nopin_break(bio, iocb);
+}
+
+/* The bio points to translations of entered pages, which are known */
+static __always_inline void bio_nopin_point(struct bio *bio,
+					    struct nopin_chunk *chunk,
+					    unsigned long addr, size_t nr)
+{
+	struct nopin_cache *cache = &chunk->cache;
+
+	if (unlikely(nopin_whole(cache))) {
+		bio->bi_io_vec = &cache->huge;
+		bio->bi_vcnt = 1;
+		bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
+	} else {
+		bio->bi_io_vec = &cache->bvec[nopin_start(addr)];
+		bio->bi_vcnt = nr;
+		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+	}
+	bio_set_flag(bio, BIO_CLONED);
+}
+
+/* The bio has got all of @iter */
+static __always_inline void bio_nopin_all(struct bio *bio,
+					  struct iov_iter *iter,
+					  struct kiocb *iocb)
+{
+	size_t len = iter->count;
+
+	bio->bi_iter.bi_size = len;
+	/* What iov_iter_advance() does */
+	iter->iov_offset += len;
+	iter->count = 0;
+	bio_nopin_done(bio, iocb);
+}
+
+/* bio_nopin_get_known(), for more than one page */
+static noinline int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
+				       struct kiocb *iocb)
+{
+	unsigned long addr = untagged_addr((unsigned long)iter->ubuf +
+					   iter->iov_offset);
+	size_t len = iter->count, nr = bio_nopin_nr(addr, len);
+	struct nopin_chunk *chunk;
+	struct bio_vec *to;
+
+	nopin_window_begin();
+	chunk = nopin_enter_cached(current->mm, addr, nr, bio_nopin_dir(bio),
+				   &bio->bi_nopin);
+	if (unlikely(!chunk)) {
+		nopin_window_end();
+		return -EAGAIN;
+	}
+	/* A single bio_vec if that saves many */
+	to = nr > NOPIN_PAGES_PER_WORD ? bio_nopin_inline_vec(bio) : NULL;
+	if (to && bio_nopin_single(to, chunk, addr, len)) {
+		bio->bi_io_vec = to;
+		bio->bi_vcnt = 1;
+	} else {
+		bio_nopin_point(bio, chunk, addr, nr);
+	}
+	bio_nopin_all(bio, iter, iocb);
 	return 0;
 }
 
-static noinline int bio_nopin_get_pages_slow(struct bio *bio,
-					     struct iov_iter *iter,
-					     struct kiocb *iocb,
-					     unsigned int flags)
+/**
+ * bio_nopin_get_known - add user pages to a bio, if their places are known
+ * @bio: as for bio_nopin_get_pages()
+ * @iter: as for bio_nopin_get_pages()
+ * @iocb: as for bio_nopin_get_pages()
+ *
+ * The fast part of bio_nopin_get_pages(), which has to be called if this fails.
+ * It does for all I/O but that with buffers in one piece that were used lately.
+ * What there is of @iter is a number of blocks.
+ *
+ * Context: As for nopin_enter().
+ *
+ * Return: 0 if the bio has got all of @iter, which is at its end now, or else
+ * -EAGAIN.
+ */
+int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
+			struct kiocb *iocb)
 {
-	int cause;
+	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
+	struct nopin_chunk *chunk;
 
-	cause = bio_nopin_unfit(bio, iocb, flags);
-	if (!cause)
-		cause = bio_nopin_enter(bio, iter,
-					iocb->ki_flags & IOCB_NOWAIT,
-					(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
-					!(flags & BIO_NOPIN_STARTED));
-	if (cause < 0)
-		return cause;
-	if (cause) {
-		nopin_count_fallback(cause);
-		if (!bio->bi_max_vecs)
-			bio_nopin_alloc_vecs(bio, iter);
-		return bio_iov_iter_get_pages(bio, iter);
+	if (!iter_is_ubuf(iter) || unlikely(bio_nopin_unfit(bio, iocb, 0)))
+		return -EAGAIN;
+	/* Nobody would free the bio's own bio_vecs */
+	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
+		return -EAGAIN;
+	if (unlikely(offset_in_page(addr) + iter->count > PAGE_SIZE))
+		return bio_nopin_get_many(bio, iter, iocb);
+
+	/* Once more for part of a page, the way of most I/O */
+	addr = untagged_addr(addr);
+	nopin_window_begin();
+	chunk = nopin_enter_cached(current->mm, addr, 1, bio_nopin_dir(bio),
+				   &bio->bi_nopin);
+	if (unlikely(!chunk)) {
+		nopin_window_end();
+		return -EAGAIN;
 	}
-
-	iov_iter_advance(iter, bio->bi_iter.bi_size);
-	return bio_nopin_done(bio, iocb);
+	bio_nopin_point(bio, chunk, addr, 1);
+	bio_nopin_all(bio, iter, iocb);
+	return 0;
 }
 
 /**
  * bio_nopin_get_pages - add user pages to a bio, with pins only if need be
- * @bio: bio without pages, its operation and device set
+ * @bio: bio without pages, its operation (not REQ_OP_ZONE_APPEND) and device set
  * @iter: user memory; advanced over what was added
  * @iocb: the I/O
  * @flags: BIO_NOPIN_LATE_ACCESS if somebody touches the pages after the bio's
@@ -533,12 +632,30 @@ static noinline int bio_nopin_get_pages_slow(struct bio *bio,
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags)
 {
+	int cause;
+
 	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
 
-	if (iter_is_ubuf(iter) && likely(!bio_nopin_unfit(bio, iocb, flags)) &&
-	    likely(bio_nopin_point(bio, iter)))
-		return bio_nopin_done(bio, iocb);
-	return bio_nopin_get_pages_slow(bio, iter, iocb, flags);
+	if (!user_backed_iter(iter))
+		return bio_iov_iter_get_pages(bio, iter);
+	cause = bio_nopin_unfit(bio, iocb, flags);
+	if (!cause)
+		cause = bio_nopin_enter(bio, iter,
+					iocb->ki_flags & IOCB_NOWAIT,
+					(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
+					!(flags & BIO_NOPIN_STARTED));
+	if (cause < 0)
+		return cause;
+	if (cause) {
+		nopin_count_fallback(cause);
+		if (!bio->bi_max_vecs)
+			bio_nopin_alloc_vecs(bio, iter);
+		return bio_iov_iter_get_pages(bio, iter);
+	}
+
+	iov_iter_advance(iter, bio->bi_iter.bi_size);
+	bio_nopin_done(bio, iocb);
+	return 0;
 }
 
 /**

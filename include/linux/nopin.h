@@ -10,7 +10,6 @@
 #include <linux/jump_label.h>
 #include <linux/mm_types.h>
 #include <linux/nopin_types.h>
-#include <linux/sizes.h>
 
 struct bio;
 struct bio_vec;
@@ -78,7 +77,7 @@ enum nopin_io_uring {
 };
 
 /* Translations are kept per piece of this size and alignment */
-#define NOPIN_CACHE_SIZE	SZ_2M
+#define NOPIN_CACHE_SIZE	(512UL << PAGE_SHIFT)
 
 /* How bio_iov_iter_get_pages_nopin() is called */
 #define BIO_NOPIN_LATE_ACCESS	1	/* pages are touched after the bio's end */
@@ -103,10 +102,6 @@ struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
 
 int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
-const struct bio_vec *nopin_enter_cached(struct mm_struct *mm,
-					 unsigned long addr, size_t len,
-					 enum nopin_dir dir,
-					 struct nopin_extent *ext);
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
 int nopin_open(struct nopin_range *range, unsigned int first,
@@ -135,6 +130,8 @@ static inline void nopin_window_end(void) { }
 #endif
 
 /* The bio glue, block/bio-nopin.c */
+int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
+			struct kiocb *iocb);
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
 void bio_nopin_exit(struct bio *bio);

@@ -36,6 +36,7 @@ enum nopin_break_rule {
 	NOPIN_BREAK_UNHELD,	/* neither wait for ever nor pin on behalf */
 	NOPIN_BREAK_CHECK,	/* do not look whether a walk was in time */
 	NOPIN_BREAK_HINT,	/* invalidate for hints of NUMA balancing */
+	NOPIN_BREAK_SHRINK,	/* free translations that are in use */
 	NOPIN_NR_BREAKS
 };
 

@@ -13,57 +13,90 @@
  * is not always one that it may write. Both have the same bio_vec, which is not
  * written while either is valid, because bios may be using it.
  *
- * Two sets of bits tell which translations there are:
+ * Two bits tell which translations there are:
  *
  * - valid: the bio_vec is right. Set by those who have entered the page,
  *   cleared by an invalidation when nobody has. Under the range lock.
  *
- * - young: it is right and was used lately. The only one that I/O looks at as a
- *   rule. Reclaim clears it to see whether it is set again, as it does with the
- *   accessed bit of PTEs, which a device does not set.
+ * - old, in the state of the page: it is not valid, or was not used lately. The
+ *   only one that I/O looks at as a rule, as it comes for free with the rest of
+ *   the state. Cleared by those who have entered the page and found it valid.
+ *   Set before the page is opened, by reclaim, to see whether it is cleared
+ *   again, as it does with the accessed bit of PTEs, which a device does not
+ *   set, and by those who want the memory back.
  *
  * 2 MiB that are mapped by a PMD or more need no more than one bio_vec. Should
  * such a mapping be split and then part of it change, the one is turned into
  * one per page.
+ *
+ * The memory for those, 0.4 % of the memory they are about, is given back when
+ * none of them is valid any more, when they have not been used for a while, and
+ * to a shrinker if reclaim has found all of the pages old.
  */
 
 #include <linux/atomic.h>
 #include <linux/bitops.h>
 #include <linux/bvec.h>
+#include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
 #include <linux/nopin_break.h>
+#include <linux/page_idle.h>
 #include <linux/pkeys.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/vmstat.h>
+#include <linux/workqueue.h>
 #include <trace/events/nopin.h>
 
 #include "nopin.h"
 
+/* Chunks with an array of translations */
+static struct list_lru nopin_lru;
+
 /*
- * Are the translations known? If so they are used now, although nobody may have
- * done that for a while.
+ * Translations that nobody has used for once or twice as long go. Each time,
+ * what is in use has to be found valid once more, hence not often.
  */
-bool nopin_all_young(struct nopin_cache *cache, unsigned int start,
-		     unsigned int nr, enum nopin_dir dir)
+#define NOPIN_IDLE	(300 * HZ)
+static void nopin_idle(struct work_struct *work);
+static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
+
+/* Sets the bit for all of these pages: who comes next looks at what is valid */
+static void nopin_make_old(struct nopin_chunk *chunk, unsigned int start,
+			   unsigned int end, enum nopin_dir dir)
 {
-	unsigned int page = start, end = start + nr;
+	unsigned int page;
 
-	do {
-		unsigned int i = page / NOPIN_BITS_PER_WORD;
-		u64 mask = nopin_bits(&page, end);
+	for (page = start; page < end; page = nopin_next_word(page))
+		atomic64_or(nopin_bytes(page, end) & NOPIN_OLD,
+			    nopin_word(chunk, page, dir));
+}
 
-		/* Pairs with the barrier below, and that in nopin_learn() */
-		if (!(mask & ~atomic64_read_acquire(&cache->young[dir][i])))
-			continue;
-		/* Pairs with the smp_store_release() in nopin_learn() */
-		if (mask & ~smp_load_acquire(&cache->valid[dir][i]))
-			return false;
-		/* Others look at this bit only, and then at the bio_vec */
-		smp_mb__before_atomic();
-		atomic64_or(mask, &cache->young[dir][i]);
-	} while (page < end);
-	return true;
+/* The opposite, for pages that have been entered and are valid */
+static void nopin_make_young(struct nopin_chunk *chunk, unsigned int start,
+			     unsigned int end, enum nopin_dir dir)
+{
+	unsigned int page;
+
+	/* bio_vecs before the bit. Pairs with that in nopin_enter_known() */
+	smp_mb__before_atomic();
+	for (page = start; page < end; page = nopin_next_word(page))
+		atomic64_andnot(nopin_bytes(page, end) & NOPIN_OLD,
+				nopin_word(chunk, page, dir));
+}
+
+/*
+ * The pages in the word of @page, up to @end, that I/O has used lately. Those
+ * that are closed may have been forgotten, and their bit is out of date.
+ */
+static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
+			     unsigned int end, enum nopin_dir dir)
+{
+	u64 word = atomic64_read(nopin_word(chunk, page, dir));
+
+	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
+	return ~(word | word >> 1) & nopin_bytes(page, end) & NOPIN_OLD;
 }
 
 /**
@@ -72,6 +105,9 @@ bool nopin_all_young(struct nopin_cache *cache, unsigned int start,
  * @first: index of the first page in @range
  * @nr: number of pages, at least 1; all of them in the same 2 MiB
  * @dir: as they have been entered for
+ *
+ * If they are known they are used now, although nobody may have done that for a
+ * while.
  *
  * Context: Any. The pages have been entered.
  *
@@ -84,8 +120,20 @@ const struct bio_vec *nopin_cached(struct nopin_range *range,
 				   unsigned int first, unsigned int nr,
 				   enum nopin_dir dir)
 {
-	return nopin_look_up(nopin_chunk(range, first),
-			     first % NOPIN_CHUNK_PAGES, nr, dir);
+	struct nopin_chunk *chunk = nopin_chunk(range, first);
+	unsigned int start = first % NOPIN_CHUNK_PAGES, end = start + nr;
+	unsigned int page = start;
+
+	do {
+		unsigned int i = page / NOPIN_BITS_PER_WORD;
+		/* Pairs with the smp_store_release() in nopin_learn() */
+		u64 valid = smp_load_acquire(&chunk->cache.valid[dir][i]);
+
+		if (nopin_bits(&page, end) & ~valid)
+			return NULL;
+	} while (page < end);
+	nopin_make_young(chunk, start, end, dir);
+	return nopin_bvec(&chunk->cache, start);
 }
 
 static bool nopin_any_valid(const struct nopin_cache *cache)
@@ -116,6 +164,22 @@ static bool nopin_uses_pkeys(struct mm_struct *mm)
 #endif
 }
 
+/* Note whether the page at @page + 1 is right behind that at @page */
+static void nopin_set_next(struct nopin_cache *cache, unsigned int page)
+{
+	u64 *word = &cache->next[page / NOPIN_BITS_PER_WORD];
+	u64 bit = BIT_ULL(page % NOPIN_BITS_PER_WORD);
+	const struct bio_vec *bv = &cache->bvec[page];
+
+	if (page + 1 < NOPIN_CHUNK_PAGES && nopin_page_valid(cache, page) &&
+	    nopin_page_valid(cache, page + 1) &&
+	    bv[1].bv_page == bv->bv_page + 1 &&
+	    nopin_mergeable(bv, bv[1].bv_page))
+		WRITE_ONCE(*word, *word | bit);
+	else
+		WRITE_ONCE(*word, *word & ~bit);
+}
+
 /* From one bio_vec for all to one for each page */
 static void nopin_break_up(struct nopin_cache *cache)
 {
@@ -125,6 +189,8 @@ static void nopin_break_up(struct nopin_cache *cache)
 		if (nopin_page_valid(cache, page))
 			bvec_set_page(&cache->bvec[page],
 				      cache->huge.bv_page + page, PAGE_SIZE, 0);
+	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
+		nopin_set_next(cache, page);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
 	smp_store_release(&cache->whole, false);
 }
@@ -148,8 +214,9 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		 unsigned int nr, enum nopin_dir dir, const struct bio_vec *bv,
 		 size_t skip, bool huge)
 {
-	struct nopin_cache *cache = &nopin_chunk(range, first)->cache;
+	struct nopin_chunk *chunk = nopin_chunk(range, first);
 	unsigned int start = first % NOPIN_CHUNK_PAGES;
+	struct nopin_cache *cache = &chunk->cache;
 	unsigned int page, end = start + nr;
 	struct bio_vec *array = NULL;
 	struct page *head;
@@ -179,6 +246,8 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 	if (!cache->bvec && array) {
 		WRITE_ONCE(cache->bvec, array);
 		array = NULL;
+		list_lru_add_obj(&nopin_lru, &cache->lru);
+		schedule_delayed_work(&nopin_idle_work, NOPIN_IDLE);
 	}
 
 	/* Who has entered a page and uses a bio_vec has set a bit */
@@ -220,13 +289,15 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		unsigned int i = page / NOPIN_BITS_PER_WORD;
 		u64 mask = nopin_bits(&page, end);
 
-		/* Pairs with the smp_load_acquire() in nopin_all_young() */
+		/* Pairs with the smp_load_acquire() in nopin_cached() */
 		smp_store_release(&cache->valid[dir][i],
 				  cache->valid[dir][i] | mask);
-		/* Pairs with the atomic64_read_acquire() in nopin_few_young() */
-		smp_mb__before_atomic();
-		atomic64_or(mask, &cache->young[dir][i]);
 	} while (page < end);
+	/* Of the page in front as well; nobody reads it who has not this one */
+	if (!cache->whole)
+		for (page = start ? start - 1 : 0; page < end; page++)
+			nopin_set_next(cache, page);
+	nopin_make_young(chunk, start, end, dir);
 
 	count_vm_event(NOPIN_REVALIDATE);
 	trace_nopin_revalidate(range->start + ((unsigned long)first << PAGE_SHIFT),
@@ -252,9 +323,9 @@ void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
 	struct nopin_cache *cache = &chunk->cache;
 
 	WRITE_ONCE(cache->valid[dir][i], cache->valid[dir][i] & ~mask);
-	atomic64_andnot(mask, &cache->young[dir][i]);
-	if (!nopin_any_valid(cache)) {
+	if (cache->bvec && !nopin_any_valid(cache)) {
 		/* and so nobody uses it */
+		list_lru_del_obj(&nopin_lru, &cache->lru);
 		kfree(cache->bvec);
 		WRITE_ONCE(cache->bvec, NULL);
 	}
@@ -326,7 +397,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 {
 	struct nopin_range *range = container_of(notifier, struct nopin_range,
 						 notifier);
-	unsigned int page, last, next, dir;
+	unsigned int page, last, next;
 	bool young = false;
 
 	if (nopin_broken(YOUNG))
@@ -335,25 +406,22 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	last = nopin_index(range, min(end - 1, notifier->interval_tree.last));
 	for (page = nopin_index(range, start); page <= last; page = next) {
 		struct nopin_chunk *chunk = nopin_chunk(range, page);
-		unsigned int stop;
+		unsigned int stop, dir, p;
 
 		next = min(last + 1, nopin_next_chunk(page));
 		if (!chunk)
 			continue;
 		stop = page % NOPIN_CHUNK_PAGES + next - page;
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-			unsigned int p = page % NOPIN_CHUNK_PAGES;
-
-			while (p < stop) {
-				atomic64_t *word = &chunk->cache.young[dir]
-					[p / NOPIN_BITS_PER_WORD];
-				u64 mask = nopin_bits(&p, stop);
-
-				if (!(atomic64_read(word) & mask))
+			for (p = page % NOPIN_CHUNK_PAGES; p < stop;
+			     p = nopin_next_word(p)) {
+				if (!nopin_young_bytes(chunk, p, stop, dir))
 					continue;
 				young = true;
 				if (clear)
-					atomic64_andnot(mask, word);
+					nopin_make_old(chunk, p,
+						       min(stop, nopin_next_word(p)),
+						       dir);
 			}
 		}
 	}
@@ -393,4 +461,220 @@ unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
 		}
 	}
 	return nr;
+}
+
+/* Was any translation used lately? With @clear, since that was last asked */
+static bool nopin_used(struct nopin_chunk *chunk, bool clear)
+{
+	struct nopin_cache *cache = &chunk->cache;
+	unsigned int dir, page, i;
+	bool used = false;
+	struct page *p;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		for (page = 0; page < NOPIN_CHUNK_PAGES;
+		     page += NOPIN_PAGES_PER_WORD) {
+			u64 young = nopin_young_bytes(chunk, page,
+						      NOPIN_CHUNK_PAGES, dir);
+
+			if (!young)
+				continue;
+			if (!clear)
+				return true;
+			used = true;
+			nopin_make_old(chunk, page, page + NOPIN_PAGES_PER_WORD,
+				       dir);
+			/*
+			 * Reclaim wants to know as well, as far as that can be
+			 * told. Valid pages are still mapped: who unmaps them
+			 * takes the range lock first.
+			 */
+			for (; young; young &= young - 1) {
+				i = page + __ffs64(young) / NOPIN_PAGE_BITS;
+				if (!nopin_page_valid(cache, i))
+					continue;
+				p = cache->whole ? cache->huge.bv_page + i :
+						   cache->bvec[i].bv_page;
+				folio_set_young(page_folio(p));
+				folio_set_referenced(page_folio(p));
+			}
+		}
+	}
+	return used;
+}
+
+/*
+ * Free the array unless a bio may be using it. Who enters a page and then sees
+ * that it is valid, uses it; so make all of them invalid, and then see whether
+ * any page has been entered. Of the two who do one thing and look at the other,
+ * at least one sees what the other has done.
+ */
+static bool nopin_free_idle(struct nopin_chunk *chunk)
+{
+	u64 valid[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
+	struct nopin_cache *cache = &chunk->cache;
+	bool idle = true;
+	unsigned int dir, i;
+
+	BUILD_BUG_ON(sizeof(valid) != sizeof(cache->valid));
+	if (cache->whole)
+		goto unused;
+	memcpy(valid, cache->valid, sizeof(valid));
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		for (i = 0; i < NOPIN_CHUNK_BITMAP; i++)
+			WRITE_ONCE(cache->valid[dir][i], 0);
+
+	/*
+	 * A full barrier, as the one in nopin_enter_word(), which it pairs
+	 * with. Who gets in by nopin_enter_known() is stopped by the bit, or
+	 * seen in the count.
+	 */
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
+			if (atomic64_fetch_or(NOPIN_OLD, &chunk->word[dir][i]) &
+			    NOPIN_COUNTS)
+				idle = false;
+
+	if (!idle && !nopin_broken(SHRINK)) {
+		/* They are right all the same: nobody else changes anything */
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+			for (i = 0; i < NOPIN_CHUNK_BITMAP; i++)
+				/* As in nopin_learn() */
+				smp_store_release(&cache->valid[dir][i],
+						  valid[dir][i]);
+		return false;
+	}
+unused:
+	kfree(cache->bvec);
+	WRITE_ONCE(cache->bvec, NULL);
+	return true;
+}
+
+/* One of the turns that all chunks have, some at a time */
+struct nopin_round {
+	unsigned int	nr;	/* which one */
+	unsigned int	left;	/* chunks until there is a break */
+};
+
+/* With the lock of the list held; @arg: the round, if there is one */
+static enum lru_status nopin_isolate(struct list_head *item,
+				     struct list_lru_one *list,
+				     spinlock_t *lock, void *arg)
+{
+	struct nopin_chunk *chunk = container_of(item, struct nopin_chunk,
+						 cache.lru);
+	/* Not destroyed before it is off the list */
+	struct nopin_range *range = chunk->range;
+	struct nopin_round *round = arg;
+	enum lru_status ret = LRU_ROTATE;
+
+	/* Those who had their turn go to the end of the list */
+	if (round && (!round->left || chunk->cache.round == round->nr))
+		return LRU_STOP;
+	/* Others take the two locks the other way round */
+	if (!spin_trylock(&range->lock))
+		return LRU_SKIP;
+	if (round) {
+		chunk->cache.round = round->nr;
+		round->left--;
+	}
+	/* The shrinker leaves it to the rest of reclaim to age pages */
+	if (!nopin_used(chunk, round) && nopin_free_idle(chunk)) {
+		list_lru_isolate(list, item);
+		ret = LRU_REMOVED;
+	}
+	spin_unlock(&range->lock);
+	return ret;
+}
+
+static unsigned long nopin_shrink_count(struct shrinker *shrinker,
+					struct shrink_control *sc)
+{
+	return list_lru_shrink_count(&nopin_lru, sc) ?: SHRINK_EMPTY;
+}
+
+static unsigned long nopin_shrink_scan(struct shrinker *shrinker,
+				       struct shrink_control *sc)
+{
+	return list_lru_shrink_walk(&nopin_lru, sc, nopin_isolate, NULL);
+}
+
+/**
+ * nopin_cache_age - take back the memory for translations nobody uses
+ *
+ * All chunks have a turn: those that have not been used since their last one
+ * lose their translations.
+ *
+ * Context: Process context, may sleep. One at a time.
+ *
+ * Return: the number of chunks that have lost them.
+ */
+unsigned long nopin_cache_age(void)
+{
+	static unsigned int nr;
+	struct nopin_round round = { .nr = ++nr };
+	unsigned long freed = 0;
+
+	do {
+		/* With a spinlock held */
+		round.left = 64;
+		freed += list_lru_walk(&nopin_lru, nopin_isolate, &round,
+				       ULONG_MAX);
+		cond_resched();
+	} while (!round.left);
+	return freed;
+}
+
+static void nopin_idle(struct work_struct *work)
+{
+	nopin_cache_age();
+	if (list_lru_count(&nopin_lru))
+		schedule_delayed_work(&nopin_idle_work, NOPIN_IDLE);
+}
+
+/**
+ * nopin_cache_alloc - allocate a chunk, which may get translations
+ * @slab: where from
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: the chunk, zeroed, or NULL.
+ */
+struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab)
+{
+	struct nopin_chunk *chunk;
+
+	chunk = kmem_cache_alloc_lru(slab, &nopin_lru, GFP_KERNEL | __GFP_ZERO);
+	if (chunk)
+		INIT_LIST_HEAD(&chunk->cache.lru);
+	return chunk;
+}
+
+/**
+ * nopin_cache_drop - a chunk gets no more translations
+ * @chunk: chunk of an mm that nobody uses
+ *
+ * Those that it has stay, as there may be I/O on pages that have been pinned.
+ *
+ * Context: Process context.
+ */
+void nopin_cache_drop(struct nopin_chunk *chunk)
+{
+	list_lru_del_obj(&nopin_lru, &chunk->cache.lru);
+}
+
+/* Before the first I/O */
+void __init nopin_cache_init(void)
+{
+	struct shrinker *shrinker;
+
+	shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE | SHRINKER_MEMCG_AWARE,
+				  "nopin");
+	if (!shrinker || list_lru_init_memcg(&nopin_lru, shrinker))
+		panic("nopin: no memory at boot\n");
+	shrinker->count_objects = nopin_shrink_count;
+	shrinker->scan_objects = nopin_shrink_scan;
+	/* An array takes two pages, and a few page table walks to be filled */
+	shrinker->batch = 32;
+	shrinker_register(shrinker);
 }

@@ -25,20 +25,24 @@
  */
 struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr)
 {
-	unsigned long index = addr >> NOPIN_MM_SHIFT;
-	struct nopin_range *range = nopin_mm_slot(mm, addr);
+	struct nopin_chunk *chunk = nopin_mm_slot(mm, addr);
+	struct nopin_range *range;
 	struct nopin_mm *nm;
 
-	if (likely(range))
-		return range;
+	if (likely(chunk))
+		return chunk->range;
 	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
 	nm = smp_load_acquire(&mm->nopin);
 	if (!nm)
 		return NULL;
-	range = xa_load(&nm->ranges, index);
-	if (range) {
+	range = xa_load(&nm->ranges, addr >> NOPIN_MM_SHIFT);
+	if (!range)
+		return NULL;
+	chunk = nopin_chunk(range, nopin_index(range, addr));
+	if (chunk) {
 		/* Pairs with the smp_load_acquire() in nopin_mm_slot() */
-		smp_store_release(&nm->slot[index % NOPIN_MM_SLOTS], range);
+		smp_store_release(&nm->slot[chunk->index % NOPIN_MM_SLOTS],
+				  chunk);
 	}
 	return range;
 }

@@ -56,7 +56,6 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/nopin.h>
 
-/* Slightly over a power of two, which kmalloc() would nearly double */
 static struct kmem_cache *nopin_chunk_cache;
 
 /* How long an invalidation waits for I/O */
@@ -127,12 +126,16 @@ static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 	struct nopin_chunk *chunk;
 	unsigned int dir, i;
 
-	chunk = kmem_cache_zalloc(nopin_chunk_cache, GFP_KERNEL);
+	chunk = nopin_cache_alloc(nopin_chunk_cache);
 	if (!chunk)
 		return -ENOMEM;
+	chunk->range = range;
+	chunk->index = (range->start >> NOPIN_CHUNK_SHIFT) +
+		       page / NOPIN_CHUNK_PAGES;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
-			atomic64_set(&chunk->word[dir][i], NOPIN_CLOSED);
+			atomic64_set(&chunk->word[dir][i],
+				     NOPIN_CLOSED | NOPIN_OLD);
 
 	/* Pairs with the smp_load_acquire() in nopin_chunk() */
 	if (cmpxchg_release(slot, NULL, chunk))
@@ -143,16 +146,16 @@ static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
 					     u64 *why)
 {
+	u64 flags = ones * (NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
 	s64 old = atomic64_read(word), new;
 
 	do {
 		new = old + ones;
-		/* closed, or a count about to spill over */
-		if (unlikely((old | new) & (ones * NOPIN_PAGE_CLOSED))) {
-			*why = old & (ones * NOPIN_PAGE_CLOSED);
-			if (*why || !nopin_broken(OVERFLOW))
-				return false;
-		}
+		*why = old & (ones * NOPIN_PAGE_CLOSED);
+		/* or a count about to spill over */
+		if (unlikely(*why || (old ^ new) & flags) &&
+		    (*why || !nopin_broken(OVERFLOW)))
+			return false;
 		/*
 		 * A full barrier, between the count and the PTE, or its
 		 * translation, that the caller reads. Pairs with the one in
@@ -160,17 +163,6 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
 		 */
 	} while (!atomic64_try_cmpxchg(word, &old, new));
 	return true;
-}
-
-/* Returns whether any of the pages is closed */
-static __always_inline bool nopin_exit_word(atomic64_t *word, u64 ones)
-{
-	/*
-	 * A full barrier: what was done to the page comes before its count
-	 * drops, and the test for waiters after. Pairs with the
-	 * set_current_state() in the wait_event() of nopin_drain().
-	 */
-	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
 }
 
 /*
@@ -200,10 +192,40 @@ fail:
 	return max(skip + nr - left, skip) - skip;
 }
 
+/*
+ * nopin_enter_known(), for pages of one chunk. Returns whether all of them have
+ * been entered; if not, none is.
+ */
+bool nopin_enter_many(struct nopin_chunk *chunk, unsigned int start,
+		      unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+	unsigned int left = skip + nr;
+	atomic64_t *word = nopin_word(chunk, start, dir);
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+
+	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
+		if (unlikely(!nopin_enter_known(word++, ones)))
+			goto fail;
+		ones = NOPIN_ONES;
+	}
+	if (!left)
+		return true;
+	ones &= nopin_ones(0, left);
+	if (likely(nopin_enter_known(word, ones)))
+		return true;
+fail:
+	nr -= min(left, nr);
+	if (nr)
+		nopin_exit(chunk->range, nopin_first(chunk) + start, nr, dir);
+	return false;
+}
+
 /* Exit pages of one chunk; returns whether any of them is closed */
-static noinline bool nopin_exit_words(struct nopin_chunk *chunk,
-				      unsigned int start, unsigned int nr,
-				      enum nopin_dir dir)
+static __always_inline bool nopin_exit_words(struct nopin_chunk *chunk,
+					     unsigned int start,
+					     unsigned int nr,
+					     enum nopin_dir dir)
 {
 	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
 	unsigned int left = skip + nr;
@@ -302,110 +324,14 @@ int nopin_check(struct nopin_range *range, unsigned int first,
 	return 0;
 }
 
-/* As nopin_enter_cached(), for any number of pages */
-static noinline const struct bio_vec *
-nopin_enter_many(struct nopin_chunk *chunk, enum nopin_dir dir,
-		 const struct nopin_extent *ext)
+/* Somebody waits for closed pages to become idle, or pins them */
+void nopin_exit_wake(struct nopin_range *range)
 {
-	unsigned int start = ext->first % NOPIN_CHUNK_PAGES, nr = ext->nr, got;
-	const struct bio_vec *bv;
-	u64 why;
-
-	if (unlikely(start + nr > NOPIN_CHUNK_PAGES))
-		return NULL;
-	got = nopin_enter_words(chunk, start, nr, dir, &why);
-	if (likely(got == nr)) {
-		bv = nopin_look_up(chunk, start, nr, dir);
-		if (likely(bv))
-			return bv;
-	}
-	if (got)
-		nopin_exit(ext->range, ext->first, got, dir);
-	return NULL;
-}
-
-/* As nopin_enter_cached(), for pages that have been entered */
-static noinline const struct bio_vec *
-nopin_enter_old(struct nopin_chunk *chunk, enum nopin_dir dir,
-		const struct nopin_extent *ext)
-{
-	unsigned int start = ext->first % NOPIN_CHUNK_PAGES;
-
-	if (nopin_all_young(&chunk->cache, start, ext->nr, dir))
-		return nopin_bvec(&chunk->cache, start);
-	nopin_exit(ext->range, ext->first, ext->nr, dir);
-	return NULL;
-}
-
-/**
- * nopin_enter_cached - enter pages whose translation is known
- * @mm: mm that the caller uses (mm_users)
- * @addr: user address, untagged
- * @len: number of bytes, at least 1
- * @dir: what a device is going to do with it
- * @ext: set to the pages that were entered
- *
- * What nopin_mm_find(), nopin_enter() and nopin_cached() do, for the sake of
- * speed; they do it, one after the other, where this fails. It does beyond a
- * multiple of NOPIN_CACHE_SIZE, for one thing.
- *
- * Context: As for nopin_enter().
- *
- * Return: as nopin_cached(), or NULL if nothing was entered.
- */
-const struct bio_vec *nopin_enter_cached(struct mm_struct *mm,
-					 unsigned long addr, size_t len,
-					 enum nopin_dir dir,
-					 struct nopin_extent *ext)
-{
-	struct nopin_range *range = nopin_mm_slot(mm, addr);
-	unsigned int nr = (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
-	unsigned int first, start;
-	struct nopin_chunk *chunk;
-	atomic64_t *word;
-	u64 ones, why;
-
-	if (unlikely(!range))
-		return NULL;
-	/* A range of user memory, so all of this is, if it does not leave it */
-	first = (addr - range->start) >> PAGE_SHIFT;
-	chunk = nopin_chunk(range, first);
-	if (unlikely(!chunk))
-		return NULL;
-	ext->range = range;
-	ext->first = first;
-	ext->nr = nr;
-	ext->is_array = false;
-
-	if (!nopin_same_word(first, nr))
-		return nopin_enter_many(chunk, dir, ext);
-
-	/* The same again for few pages: most I/O is small */
-	start = first % NOPIN_CHUNK_PAGES;
-	word = nopin_word(chunk, start, dir);
-	ones = nopin_ones(start, nr);
-	if (unlikely(!nopin_enter_word(word, ones, &why)))
-		return NULL;
-	if (unlikely(!nopin_few_young(&chunk->cache, start, nr, dir)))
-		return nopin_enter_old(chunk, dir, ext);
-	return nopin_bvec(&chunk->cache, start);
-}
-
-static noinline bool nopin_exit_chunks(struct nopin_range *range,
-				       unsigned int first, unsigned int nr,
-				       enum nopin_dir dir)
-{
-	unsigned int page = first, end = first + nr;
-	bool closed = false;
-
-	do {
-		unsigned int n = min(end, nopin_next_chunk(page)) - page;
-
-		closed |= nopin_exit_words(nopin_chunk(range, page),
-					   page % NOPIN_CHUNK_PAGES, n, dir);
-		page += n;
-	} while (page < end);
-	return closed;
+	if (nopin_broken(FREE))
+		mdelay(20);
+	/* The subtraction, of the caller, is the barrier this needs */
+	if (waitqueue_active(&range->wait))
+		wake_up_all(&range->wait);
 }
 
 /**
@@ -421,31 +347,25 @@ static noinline bool nopin_exit_chunks(struct nopin_range *range,
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
-	bool closed;
+	unsigned int page = first, end = first + nr;
+	bool closed = false;
 
-	/*
-	 * From the last subtraction on, an invalidation may find the pages
-	 * idle and the range may be destroyed, before we look for somebody to
-	 * wake. Pairs with the call_rcu() in nopin_range_destroy().
-	 */
-	rcu_read_lock();
-	if (likely(nopin_same_word(first, nr)))
-		closed = nopin_exit_word(nopin_word(nopin_chunk(range, first),
-						    first, dir),
-					 nopin_ones(first, nr));
-	else if (first % NOPIN_CHUNK_PAGES + nr <= NOPIN_CHUNK_PAGES)
-		closed = nopin_exit_words(nopin_chunk(range, first),
-					  first % NOPIN_CHUNK_PAGES, nr, dir);
-	else
-		closed = nopin_exit_chunks(range, first, nr, dir);
-
-	if (unlikely(closed)) {
-		if (nopin_broken(FREE))
-			mdelay(20);
-		/* The subtraction above is the barrier this needs */
-		if (waitqueue_active(&range->wait))
-			wake_up_all(&range->wait);
+	if (likely(nopin_same_word(first, nr))) {
+		nopin_exit_ones(nopin_word(nopin_chunk(range, first), first,
+					   dir), nopin_ones(first, nr));
+		return;
 	}
+	/* As in nopin_exit_ones() */
+	rcu_read_lock();
+	do {
+		unsigned int n = min(end, nopin_next_chunk(page)) - page;
+
+		closed |= nopin_exit_words(nopin_chunk(range, page),
+					   page % NOPIN_CHUNK_PAGES, n, dir);
+		page += n;
+	} while (page < end);
+	if (unlikely(closed))
+		nopin_exit_wake(range);
 	rcu_read_unlock();
 }
 
@@ -459,20 +379,23 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
  *
  * Opens the pages unless an invalidation is going on, for which it waits. All
  * invalidations of the mm may be waited for, and they wait for I/O: the caller
- * must have entered nothing.
+ * must have entered nothing. As there may be many, the time to wait is bounded,
+ * to a little more than what an invalidation waits for I/O.
  *
  * Context: Process context, may sleep. Even with @nowait it may allocate
  * memory.
  *
  * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going
- * on; -EBUSY if a page, or one next to it, is pinned on behalf of earlier I/O;
- * -ENOMEM. The pages may be closed again by the time this returns 0.
+ * on; -ETIME if it was waited for in vain; -EBUSY if a page, or one next to it,
+ * is pinned on behalf of earlier I/O; -ENOMEM. The pages may be closed again by
+ * the time this returns 0.
  */
 int nopin_open(struct nopin_range *range, unsigned int first,
 	       unsigned int nr, enum nopin_dir dir, bool nowait)
 {
 	unsigned int page, end = first + nr;
 	unsigned long seq;
+	long timeout;
 	int ret = 0;
 
 	/* This would wait for ourselves */
@@ -485,14 +408,14 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 			return ret;
 	}
 
-	if (nowait) {
-		if (!mmu_interval_read_trybegin(&range->notifier, &seq))
-			return -EAGAIN;
-	} else if (nopin_broken(REOPEN)) {
+	/* Enough for one invalidation that waits for I/O itself */
+	timeout = nowait ? 0 :
+		  2 * msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms)) + HZ / 10;
+	if (nopin_broken(REOPEN))
 		seq = READ_ONCE(range->notifier.invalidate_seq);
-	} else {
-		seq = mmu_interval_read_begin(&range->notifier);
-	}
+	else if (!mmu_interval_read_begin_timeout(&range->notifier, &seq,
+						  timeout))
+		return nowait ? -EAGAIN : -ETIME;
 
 	/* Serializes with mmu_interval_set_seq() in nopin_invalidate() */
 	spin_lock(&range->lock);
@@ -512,7 +435,13 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 			ret = -EBUSY;
 			break;
 		}
-		/* Whole words: no invalidation covers any of the range */
+		/*
+		 * Whole words: no invalidation covers any of the range. What
+		 * was known of the pages may have been forgotten since.
+		 */
+		atomic64_or(NOPIN_OLD, &chunk->word[dir][i]);
+		/* Open after old. Pairs with nopin_enter_known() */
+		smp_mb__before_atomic();
 		atomic64_andnot(NOPIN_CLOSED, &chunk->word[dir][i]);
 		WRITE_ONCE(chunk->used[dir], chunk->used[dir] | BIT_ULL(i));
 	}
@@ -614,7 +543,7 @@ static bool nopin_close(struct nopin_range *range, unsigned int first,
 
 			closed |= old != new;
 			busy |= old & mask & NOPIN_COUNTS;
-			if (new == NOPIN_CLOSED)
+			if ((new & ~NOPIN_OLD) == NOPIN_CLOSED)
 				WRITE_ONCE(chunk->used[dir], chunk->used[dir] &
 					~BIT_ULL(word - chunk->word[dir]));
 		}
@@ -899,12 +828,23 @@ void nopin_range_put(struct nopin_range *range)
  */
 void nopin_range_destroy(struct nopin_range *range)
 {
+	unsigned int i;
+
 	mmu_interval_notifier_remove(&range->notifier);
+	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++)
+		if (range->chunk[i])
+			nopin_cache_drop(range->chunk[i]);
 	nopin_range_put(range);
 }
 
 /* Before the first I/O */
 void __init nopin_range_init(void)
 {
-	nopin_chunk_cache = KMEM_CACHE(nopin_chunk, SLAB_ACCOUNT | SLAB_PANIC);
+	BUILD_BUG_ON(offsetof(struct nopin_chunk, word) ||
+		     sizeof(struct nopin_chunk) > NOPIN_CHUNK_ALIGN);
+	nopin_chunk_cache = kmem_cache_create("nopin_chunk",
+					      sizeof(struct nopin_chunk),
+					      NOPIN_CHUNK_ALIGN,
+					      SLAB_ACCOUNT | SLAB_PANIC, NULL);
+	nopin_cache_init();
 }

@@ -229,6 +229,7 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_UNHELD]		= "unheld",
 	[NOPIN_BREAK_CHECK]		= "check",
 	[NOPIN_BREAK_HINT]		= "hint",
+	[NOPIN_BREAK_SHRINK]		= "shrink",
 };
 
 /* Some rules concern tests that run before there is a user space */

@@ -44,7 +44,7 @@ struct nopin_walk {
 };
 
 /* Is it possible to put @page, which is next to it, into the last bio_vec? */
-static bool nopin_mergeable(const struct bio_vec *last, struct page *page)
+bool nopin_mergeable(const struct bio_vec *last, struct page *page)
 {
 	if (IS_ENABLED(CONFIG_KMSAN))
 		return false;

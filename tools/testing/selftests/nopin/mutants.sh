@@ -41,6 +41,7 @@ R15	release		nopin-protocol.test_mm_release
 R16	overflow	nopin-protocol.test_count_full
 R1	stale		nopin-cache.test_unknown_page
 R1	stale		fixed:mapping
+R1	shrink		nopin-cache.test_age
 R14	young		nopin-cache.test_young
 R14	young		aging:busy_stays
 R15	mm		fixed:foreign
