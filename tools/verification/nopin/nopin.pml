@@ -9,13 +9,15 @@
  *	changer		somebody else who changes the mapping, and has to
  *	kswapd		wants the page, but not at any price
  *	worker		drops the pin on behalf of I/O that took too long
+ *	shrinker	wants the memory for the kept translation, instead of kswapd
  *
  * spin looks at every order in which their steps can happen, and complains if
  *
  * - the device works on a page that belongs to somebody else by then,
  * - a count goes below zero or pages are entered while their mapping changes,
  * - nobody can go on: a wake-up got lost, or they wait in a circle,
- * - a pin on behalf of I/O is not dropped.
+ * - a pin on behalf of I/O is not dropped,
+ * - I/O relies on a translation that is wrong, or in memory that was freed.
  *
  * Each BREAK_* breaks the protocol in one place, and then there must be such a
  * complaint: otherwise the model does not show anything. "check" runs them all.
@@ -32,12 +34,16 @@
 #endif
 
 /*
- * There are two models. In one, waits end when the I/O does, and the kernel must
+ * There are three models. In one, waits end when the I/O does, and the kernel must
  * get along with that: the bound is no excuse for waiting in a circle. In the
- * other, any wait may end early, with a pin on behalf of the I/O.
+ * others, any wait may end early, with a pin on behalf of the I/O; in the last one
+ * there is a shrinker.
  */
 #if defined(BREAK_BLOCK) || defined(BREAK_MEMALLOC) || defined(BREAK_WAKE)
 #define PATIENT
+#endif
+#if defined(BREAK_SHRINK) || defined(BREAK_SHRINK_ORDER) || defined(BREAK_OLD)
+#define SHRINKER
 #endif
 
 #ifdef BREAK_STALE
@@ -49,6 +55,7 @@
 #define NR_IO		2	/* of the first submitter, one of the other */
 #define NR_SUBMITTERS	2
 #define NR_PAGES	8	/* each fault takes a new one */
+#define NR_ARRAYS	4
 
 /* The mapping: which page is there, and who owns it */
 byte pte = 1;
@@ -67,9 +74,16 @@ bool orphaned;		/* nothing maps the page any more */
 bool watching;
 bool queued;
 
-/* The kept translation */
+/*
+ * The kept translation, and the bit in the state of the page that keeps I/O from
+ * using it unseen. It is in an array, each allocated after the last one was freed.
+ */
 bool valid;
+bool old = true;
 byte cached;
+byte array;
+bool gone[NR_ARRAYS + 1];	/* and none at all */
+bool locked;		/* the range lock, where it is held for several steps */
 
 /* The wait queue of the range: waiters, and those of them that were woken */
 byte sleeping;
@@ -79,7 +93,7 @@ byte woken;
 bool low;
 
 /* I/O in flight: what the device was given, and what ended, for the submitter */
-chan device_queue = [NR_SUBMITTERS * NR_IO] of { byte, byte };
+chan device_queue = [NR_SUBMITTERS * NR_IO] of { byte, byte, byte };
 byte ended[NR_SUBMITTERS];
 
 /* nopin_pin_wake(): called for whoever exits, and once by who has pinned */
@@ -222,7 +236,7 @@ inline forget()
 {
 	atomic {
 		if
-		:: !pinned && !STALE -> valid = false
+		:: !pinned && !STALE -> !locked -> valid = false
 		:: else
 		fi
 	}
@@ -274,12 +288,17 @@ inline open_page()
 #else
 	changing == 0;
 	atomic {
+		!locked;
 		if
 #ifdef BREAK_PINNED
-		:: changing == 0 -> closed = false
+		:: changing == 0 ->
 #else
-		:: changing == 0 && !pinned -> closed = false
+		:: changing == 0 && !pinned ->
 #endif
+#ifndef BREAK_OLD
+			old = true;
+#endif
+			closed = false
 		:: else
 		fi
 	}
@@ -288,16 +307,16 @@ inline open_page()
 
 proctype device()
 {
-	byte page, who;
+	byte page, who, in;
 	bool seen;
 
 end:	do
 	:: atomic {
-		device_queue ? page, who ->
-		assert(!freed[page])
+		device_queue ? page, who, in ->
+		assert(!freed[page] && !gone[in])
 	   };
 		/* the same I/O, a little later */
-		assert(!freed[page]);
+		assert(!freed[page] && !gone[in]);
 		/* the driver needs memory: not before kswapd is done */
 		!low;
 #ifndef BREAK_LATE_EXIT
@@ -311,8 +330,8 @@ end:	do
 
 proctype submitter(byte me, nr_io; bool unmaps)
 {
-	byte page, done, nr;
-	bool seen, refused;
+	byte page, done, nr, in;
+	bool seen, refused, known;
 
 	do
 	:: nr == nr_io -> break
@@ -324,13 +343,21 @@ again:
 		atomic {
 			if
 			:: closed -> goto shut
-			:: else -> count++
+			:: else -> count++; known = !old
 			fi
 		};
+		in = NR_ARRAYS;
 #ifndef BREAK_WALK_FIRST
 		if
-		:: atomic { valid -> page = cached }
-		:: atomic { !valid -> page = pte };
+		:: known ->
+			/* nopin_enter_known() */
+			atomic { page = cached; in = array };
+			goto submit
+		:: !known && valid ->
+			/* nopin_cached(): some time after the look at valid */
+			atomic { page = cached; in = array; old = false };
+			goto submit
+		:: atomic { !known && !valid -> page = pte };
 #ifndef BREAK_CHECK
 			/* nopin_check(): was that in time? */
 			if
@@ -356,8 +383,15 @@ again:
 			goto again
 		:: else
 		fi;
-		/* kept while it is entered */
-		atomic { cached = page; valid = true };
+		/* nopin_learn() */
+		atomic {
+			!locked;
+			assert(!gone[array]);
+			cached = page;
+			valid = true
+		};
+		old = false;
+submit:
 #ifdef BREAK_BLOCK
 		/* something between the two waits for an invalidation */
 		changing == 0;
@@ -372,7 +406,7 @@ again:
 #ifdef BREAK_EARLY_EXIT
 		exit_page();
 #endif
-		device_queue ! page, me;
+		device_queue ! page, me, in;
 		nr++;
 		goto next_one
 shut:
@@ -414,7 +448,7 @@ proctype worker()
 end:	do
 	:: pinned ->
 		atomic {
-			queued;
+			queued && !locked;
 			queued = false;
 			if
 			:: orphaned -> freed[held] = true
@@ -441,13 +475,63 @@ proctype kswapd()
 	low = false
 }
 
+/*
+ * nopin_isolate(), twice: it may find the translation in use at first. Not the
+ * exact order of who makes it old, reclaim or the shrinker itself.
+ */
+proctype shrinker()
+{
+	byte nr;
+	bool was, busy;
+
+	do
+	:: nr == 2 -> break
+	:: nr < 2 ->
+		atomic { !locked; locked = true };
+		if
+		:: !old -> old = true
+		:: old ->
+#ifdef BREAK_SHRINK_ORDER
+			busy = count > 0;
+#endif
+			atomic { was = valid; valid = false };
+#ifdef BREAK_SHRINK_ORDER
+			old = true;
+#else
+			atomic { busy = count > 0; old = true };
+#endif
+#ifdef BREAK_SHRINK
+			busy = false;
+#endif
+			if
+			:: busy -> valid = was
+			:: !busy ->
+				atomic {
+					gone[array] = true;
+					array++;
+					cached = 0
+				}
+			fi
+		fi;
+		locked = false;
+		nr++
+	od
+}
+
 init {
 	atomic {
 		run device();
 		run submitter(0, NR_IO, true);
+#ifndef SHRINKER
+		/* one that has two at a time will do otherwise: there is enough to try */
 		run submitter(1, 1, false);
+#endif
 		run changer();
 		run worker();
+#ifdef SHRINKER
+		run shrinker()
+#else
 		run kswapd()
+#endif
 	}
 }
