@@ -103,6 +103,8 @@ struct nopin_chunk {
  *	  &nopin_cache.valid. Taken in process context only.
  * @wait: invalidations, and pins, that wait for closed pages to become idle
  * @late: until then (jiffies) nobody waits: I/O has been waited for in vain
+ * @crowded: until then (jiffies) no I/O waits: it has waited in vain for
+ *	     invalidations to end
  * @ref: one for whoever has created the range, and one for each pin
  * @start: first address, page aligned
  * @nr_pages: length
@@ -114,6 +116,7 @@ struct nopin_range {
 	spinlock_t			lock;	/* user lock of @notifier */
 	wait_queue_head_t		wait;
 	unsigned long			late;
+	unsigned long			crowded;
 	refcount_t			ref;
 	unsigned long			start;
 	unsigned int			nr_pages;

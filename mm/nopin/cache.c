@@ -300,7 +300,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 	nopin_make_young(chunk, start, end, dir);
 
 	count_vm_event(NOPIN_REVALIDATE);
-	trace_nopin_revalidate(range->start + ((unsigned long)first << PAGE_SHIFT),
+	trace_nopin_revalidate(nopin_addr(range, first),
 			       nr, dir);
 unlock:
 	spin_unlock(&range->lock);

@@ -13,6 +13,12 @@ static inline unsigned int nopin_next_chunk(unsigned int page)
 	return round_down(page, NOPIN_CHUNK_PAGES) + NOPIN_CHUNK_PAGES;
 }
 
+static inline unsigned long nopin_addr(const struct nopin_range *range,
+				       unsigned int page)
+{
+	return range->start + ((unsigned long)page << PAGE_SHIFT);
+}
+
 /* The index in its range of the first page of a chunk */
 static inline unsigned int nopin_first(const struct nopin_chunk *chunk)
 {

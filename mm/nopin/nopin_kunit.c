@@ -658,6 +658,78 @@ static void test_open_timeout(struct kunit *test)
 	}
 }
 
+/* Pages can be opened while others are being invalidated, next to them even */
+static void test_open_beside(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier_range a, b, hint;
+	enum nopin_dir dir;
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		open_range(test, range);
+		inval_start(&a, range, 0, RANGE_PAGES);
+		inval_end(&a);
+
+		inval_start(&a, range, 4, 1);
+		inval_start(&b, range, 30, 2);
+		inval_init(&hint, range, MMU_NOTIFY_PROTECTION_VMA,
+			   MMU_NOTIFIER_RANGE_HINT, 0, RANGE_PAGES);
+		mmu_notifier_invalidate_range_start(&hint);
+
+		/* the page itself */
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 3, 1, dir, false), 0);
+		EXPECT_STATE(test, 0, range, 3, 1, dir);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 3, dir);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 28, dir);
+		/* or those in the same word */
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 20, 1, dir, false), 0);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 12, dir);
+		EXPECT_STATE(test, 0, range, 16, 8, dir);
+		/* of several none */
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 2, 4, dir, true),
+				-EAGAIN);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 8, 23, dir, true),
+				-EAGAIN);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 12, dir);
+
+		/* the end of the one does not wait for that of the other */
+		inval_end(&a);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 2, 4, dir, false), 0);
+		EXPECT_STATE(test, 0, range, 0, 8, dir);
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 31, 1, dir, true),
+				-EAGAIN);
+		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 24, 8, dir);
+		mmu_notifier_invalidate_range_end(&hint);
+		inval_end(&b);
+	}
+}
+
+/* Nobody waits again at once for what does not end */
+static void test_open_crowded(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier_range mn;
+	unsigned long since;
+	int i;
+
+	WRITE_ONCE(nopin_rmap_wait_ms, 1);
+	open_range(test, range);
+	inval_start(&mn, range, 4, 1);
+	KUNIT_EXPECT_EQ(test, nopin_open(range, 4, 1, NOPIN_TO_DEVICE, false),
+			-ETIME);
+	since = jiffies;
+	for (i = 0; i < 50; i++)
+		KUNIT_EXPECT_EQ(test, nopin_open(range, 4, 1, NOPIN_TO_DEVICE,
+						 false), -ETIME);
+	/* each wait would have taken more than HZ / 10 */
+	KUNIT_EXPECT_LT(test, jiffies - since, 4 * HZ);
+	inval_end(&mn);
+	KUNIT_EXPECT_EQ(test, nopin_open(range, 4, 1, NOPIN_TO_DEVICE, false),
+			0);
+}
+
 /* Who has read PTEs after an invalidation has begun is told */
 static void test_check(struct kunit *test)
 {
@@ -1589,6 +1661,8 @@ static struct kunit_case protocol_cases[] = {
 	KUNIT_CASE(test_closed_page_in_extent),
 	KUNIT_CASE(test_count_full),
 	KUNIT_CASE(test_open_timeout),
+	KUNIT_CASE(test_open_beside),
+	KUNIT_CASE(test_open_crowded),
 	KUNIT_CASE(test_check),
 	KUNIT_CASE(test_closes_its_pages),
 	KUNIT_CASE_PARAM(test_event, event_gen_params),

@@ -144,7 +144,7 @@ static bool nopin_pin_page(struct nopin_pins *pins, struct nopin_chunk *chunk,
 	lockdep_assert_held(&range->lock);
 
 	folio = nopin_walk_get(range->notifier.mm,
-			       range->start + ((unsigned long)page << PAGE_SHIFT),
+			       nopin_addr(range, page),
 			       &pins->page[pins->nr]);
 	/*
 	 * If somebody uses the page now, it was mapped when it was looked up.
@@ -212,8 +212,8 @@ static bool nopin_pin_chunk(struct nopin_range *range, unsigned int first,
 	}
 	refcount_inc(&range->ref);
 	count_vm_events(NOPIN_PINNED, pins->nr);
-	trace_nopin_pin(range->start + ((unsigned long)first << PAGE_SHIFT),
-			range->start + ((unsigned long)end << PAGE_SHIFT),
+	trace_nopin_pin(nopin_addr(range, first),
+			nopin_addr(range, end),
 			pins->nr, dir);
 	add_wait_queue(&range->wait, &pins->wait);
 	/*

@@ -28,9 +28,9 @@
  *
  * Who may reopen a page: nobody while any invalidation that covers it is
  * between start and end, or else a bio would rely on a PTE that is about to
- * change. mmu_interval_read_begin() and mmu_interval_read_retry(), the latter
- * under the range lock, tell. Pages start out closed, because an invalidation
- * that began before the range was registered is not reported to it.
+ * change. mmu_interval_is_active(), under the range lock, tells. Pages start out
+ * closed, because an invalidation that began before the range was registered is
+ * not reported to it.
  *
  * The wait is bounded, see nopin_patience(). I/O may take seconds where it is
  * throttled, and invalidations hold locks that others want: of the file, of the
@@ -377,25 +377,24 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
  * @dir: direction to open
  * @nowait: do not wait for an invalidation to end
  *
- * Opens the pages unless an invalidation is going on, for which it waits. All
- * invalidations of the mm may be waited for, and they wait for I/O: the caller
- * must have entered nothing. As there may be many, the time to wait is bounded,
- * to a little more than what an invalidation waits for I/O.
+ * Opens the pages unless an invalidation of any of them is going on, for which it
+ * waits. That may wait for I/O: the caller must have entered nothing. As there may
+ * be one after the other, the time to wait is bounded, to a little more than what
+ * an invalidation waits for I/O, and after a wait in vain nobody waits for a while.
  *
  * Context: Process context, may sleep. Even with @nowait it may allocate
  * memory.
  *
  * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going
- * on; -ETIME if it was waited for in vain; -EBUSY if a page, or one next to it,
- * is pinned on behalf of earlier I/O; -ENOMEM. The pages may be closed again by
- * the time this returns 0.
+ * on; -ETIME if waiting is in vain; -EBUSY if a page is pinned on behalf of earlier
+ * I/O; -ENOMEM. The pages may be closed again by the time this returns 0.
  */
 int nopin_open(struct nopin_range *range, unsigned int first,
 	       unsigned int nr, enum nopin_dir dir, bool nowait)
 {
 	unsigned int page, end = first + nr;
-	unsigned long seq;
-	long timeout;
+	unsigned long start, stop;
+	long timeout = 0;
 	int ret = 0;
 
 	/* This would wait for ourselves */
@@ -408,47 +407,63 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 			return ret;
 	}
 
-	/* Enough for one invalidation that waits for I/O itself */
-	timeout = nowait ? 0 :
-		  2 * msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms)) + HZ / 10;
-	if (nopin_broken(REOPEN))
-		seq = READ_ONCE(range->notifier.invalidate_seq);
-	else if (!mmu_interval_read_begin_timeout(&range->notifier, &seq,
-						  timeout))
-		return nowait ? -EAGAIN : -ETIME;
+	/* Enough for an invalidation that waits for I/O itself */
+	start = nopin_addr(range, first);
+	stop = nopin_addr(range, end);
+	if (!nowait && time_after_eq(jiffies, READ_ONCE(range->crowded)))
+		timeout = 2 * msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms)) +
+			  HZ / 10;
+	if (timeout && !nopin_broken(REOPEN) &&
+	    !mmu_interval_wait(&range->notifier, start, stop, timeout)) {
+		/* Something keeps on changing: this is not the time to wait */
+		WRITE_ONCE(range->crowded, jiffies + 10 * timeout);
+		ret = -ETIME;
+		goto out;
+	}
 
-	/* Serializes with mmu_interval_set_seq() in nopin_invalidate() */
+	/* Serializes with nopin_invalidate() */
 	spin_lock(&range->lock);
-	if (mmu_interval_read_retry(&range->notifier, seq))
-		ret = -EAGAIN;
-	for (page = first; !ret && page < end; page = nopin_next_word(page)) {
+	if (!nopin_broken(REOPEN) &&
+	    mmu_interval_is_active(&range->notifier, start, stop)) {
+		ret = nowait || timeout ? -EAGAIN : -ETIME;
+		goto unlock;
+	}
+	/* Those in the same words will be next */
+	page = round_down(first, NOPIN_PAGES_PER_WORD);
+	stop = min(round_up(end, NOPIN_PAGES_PER_WORD), range->nr_pages);
+	if (!mmu_interval_is_active(&range->notifier, nopin_addr(range, page),
+				    nopin_addr(range, stop)))
+		end = stop;
+	else
+		page = first;
+	for (; !ret && page < end; page = nopin_next_word(page)) {
 		struct nopin_chunk *chunk = nopin_chunk(range, page);
 		unsigned int i = page % NOPIN_CHUNK_PAGES /
 				 NOPIN_PAGES_PER_WORD;
+		u64 pinned, mask = nopin_bytes(page, end);
 
 		/*
 		 * In either direction: a page has one translation for both,
 		 * and bios of the other one may still be using it.
 		 */
-		if (nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) ||
-		    nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE)) {
-			ret = -EBUSY;
-			break;
+		pinned = nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) |
+			 nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
+		if (unlikely(pinned)) {
+			if (nopin_bytes(max(page, first), first + nr) & pinned)
+				ret = -EBUSY;
+			mask &= ~pinned;
 		}
-		/*
-		 * Whole words: no invalidation covers any of the range. What
-		 * was known of the pages may have been forgotten since.
-		 */
-		atomic64_or(NOPIN_OLD, &chunk->word[dir][i]);
+		/* What was known of the pages may have been forgotten since */
+		atomic64_or(mask & NOPIN_OLD, &chunk->word[dir][i]);
 		/* Open after old. Pairs with nopin_enter_known() */
 		smp_mb__before_atomic();
-		atomic64_andnot(NOPIN_CLOSED, &chunk->word[dir][i]);
+		atomic64_andnot(mask & NOPIN_CLOSED, &chunk->word[dir][i]);
 		WRITE_ONCE(chunk->used[dir], chunk->used[dir] | BIT_ULL(i));
 	}
+unlock:
 	spin_unlock(&range->lock);
-
-	trace_nopin_open(range->start + ((unsigned long)first << PAGE_SHIFT),
-			 nr, dir, ret);
+out:
+	trace_nopin_open(start, nr, dir, ret);
 	return ret;
 }
 
@@ -771,6 +786,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 	init_waitqueue_head(&range->wait);
 	refcount_set(&range->ref, 1);
 	range->late = jiffies;
+	range->crowded = jiffies;
 	range->start = start;
 	range->nr_pages = nr_pages;
 
