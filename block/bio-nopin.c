@@ -90,6 +90,9 @@ bio_nopin_exit_extent(const struct nopin_extent *ext, enum nopin_dir dir)
 	if (likely(ext->word & NOPIN_EXTENT_WORD))
 		nopin_exit_ones((atomic64_t *)(ext->word - NOPIN_EXTENT_WORD),
 				ext->ones);
+	else if (ext->word & NOPIN_EXTENT_WORDS)
+		nopin_exit_words((atomic64_t *)(ext->word - NOPIN_EXTENT_WORDS),
+				 ext->first, ext->nr);
 	else
 		nopin_exit(ext->range, ext->first, ext->nr, dir);
 }
@@ -108,7 +111,7 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
 
-	if (unlikely(!(ext->word & NOPIN_EXTENT_WORD) && ext->is_array))
+	if (unlikely(!(ext->word & NOPIN_EXTENT_MASK) && ext->is_array))
 		bio_nopin_put_many(bio);
 	else
 		bio_nopin_exit_extent(ext, bio_nopin_dir(bio));
@@ -138,7 +141,7 @@ static int bio_nopin_enter_pages(struct mm_struct *mm, unsigned long addr,
 static bool bio_nopin_follows(const struct nopin_extent *ext,
 			      const struct nopin_extent *add)
 {
-	return !((ext->word | add->word) & NOPIN_EXTENT_WORD) &&
+	return !((ext->word | add->word) & NOPIN_EXTENT_MASK) &&
 	       ext->range == add->range && ext->first + ext->nr == add->first;
 }
 
@@ -152,7 +155,7 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 		*ext = *add;
 		return true;
 	}
-	if ((ext->word & NOPIN_EXTENT_WORD) || !ext->is_array) {
+	if ((ext->word & NOPIN_EXTENT_MASK) || !ext->is_array) {
 		/* pages are entered already: must not wait for memory */
 		unsigned int room = 2 * (iter->nr_segs + 1) +
 				    iov_iter_count(iter) / NOPIN_CACHE_SIZE;
@@ -478,7 +481,7 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 
 	if (nopin_broken(FLUSH))
 		kiocb_write_and_wait(iocb, bio->bi_iter.bi_size);
-	if (nopin_broken(BLOCK) && !(ext->word & NOPIN_EXTENT_WORD) &&
+	if (nopin_broken(BLOCK) && !(ext->word & NOPIN_EXTENT_MASK) &&
 	    !ext->is_array)
 		nopin_open(ext->range, ext->first, ext->nr, bio_nopin_dir(bio),
 			   true);
@@ -548,13 +551,17 @@ static noinline int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
 		return -EAGAIN;
 	}
 	/* A single bio_vec if that saves many */
-	to = nr > NOPIN_PAGES_PER_WORD ? bio_nopin_inline_vec(bio) : NULL;
-	if (to && bio_nopin_single(to, chunk, addr, len)) {
-		bio->bi_io_vec = to;
-		bio->bi_vcnt = 1;
-	} else {
-		bio_nopin_point(bio, chunk, addr, nr);
+	if (nr > NOPIN_PAGES_PER_WORD &&
+	    nopin_followed(&chunk->cache, nopin_start(addr))) {
+		to = bio_nopin_inline_vec(bio);
+		if (to && bio_nopin_single(to, chunk, addr, len)) {
+			bio->bi_io_vec = to;
+			bio->bi_vcnt = 1;
+			goto done;
+		}
 	}
+	bio_nopin_point(bio, chunk, addr, nr);
+done:
 	bio_nopin_all(bio, iter, iocb);
 	return 0;
 }

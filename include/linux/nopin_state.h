@@ -174,6 +174,13 @@ static __always_inline u64 nopin_bits(unsigned int *page, unsigned int end)
 	return (~0ULL >> (NOPIN_BITS_PER_WORD - nr)) << first;
 }
 
+/* The chunk whose pages have that state */
+static __always_inline struct nopin_chunk *nopin_word_chunk(atomic64_t *word)
+{
+	return (struct nopin_chunk *)round_down((unsigned long)word,
+						NOPIN_CHUNK_ALIGN);
+}
+
 /* Of a range of a struct nopin_mm: the index in its chunk of a page */
 static __always_inline unsigned int nopin_start(unsigned long addr)
 {
@@ -215,8 +222,28 @@ static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 	return true;
 }
 
-bool nopin_enter_many(struct nopin_chunk *chunk, unsigned int start,
-		      unsigned int nr, enum nopin_dir dir);
+void nopin_exit_words(atomic64_t *word, unsigned int skip, unsigned int nr);
+
+/* The same for pages of several words of a chunk: all of them or none */
+static __always_inline bool nopin_enter_words(atomic64_t *first,
+					      unsigned int skip,
+					      unsigned int nr)
+{
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
+	atomic64_t *word = first;
+
+	if (unlikely(!nopin_enter_known(word, ones)))
+		return false;
+	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
+		if (unlikely(!nopin_enter_known(++word, NOPIN_ONES)))
+			goto fail;
+	if (!left || likely(nopin_enter_known(++word, nopin_ones(0, left))))
+		return true;
+fail:
+	nopin_exit_words(first, skip, nr - left);
+	return false;
+}
 
 /* Of pages whose translations are known: is it one for all of them? */
 static __always_inline bool nopin_whole(const struct nopin_cache *cache)
@@ -230,6 +257,14 @@ static __always_inline const struct bio_vec *
 nopin_bvec(const struct nopin_cache *cache, unsigned int start)
 {
 	return nopin_whole(cache) ? &cache->huge : &cache->bvec[start];
+}
+
+/* Is the page behind that one right behind it in memory? Both are known */
+static __always_inline bool nopin_followed(const struct nopin_cache *cache,
+					   unsigned int page)
+{
+	return READ_ONCE(cache->next[page / NOPIN_BITS_PER_WORD]) &
+	       BIT_ULL(page % NOPIN_BITS_PER_WORD);
 }
 
 /* Do these pages, whose translations are known, follow each other in memory? */
@@ -272,11 +307,13 @@ nopin_enter_cached(struct mm_struct *mm, unsigned long addr, size_t nr,
 	/* Part of a range of user memory, and so is all that is entered */
 	struct nopin_chunk *chunk = nopin_mm_slot(mm, addr);
 	unsigned int start = nopin_start(addr);
+	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+	atomic64_t *word;
 
 	if (unlikely(!chunk))
 		return NULL;
-	if (likely(start % NOPIN_PAGES_PER_WORD + nr <= NOPIN_PAGES_PER_WORD)) {
-		atomic64_t *word = nopin_word(chunk, start, dir);
+	word = nopin_word(chunk, start, dir);
+	if (likely(skip + nr <= NOPIN_PAGES_PER_WORD)) {
 		u64 ones = nopin_ones(start, nr);
 
 		if (unlikely(!nopin_enter_known(word, ones)))
@@ -285,19 +322,18 @@ nopin_enter_cached(struct mm_struct *mm, unsigned long addr, size_t nr,
 		ext->ones = ones;
 	} else {
 		if (unlikely(start + nr > NOPIN_CHUNK_PAGES ||
-			     !nopin_enter_many(chunk, start, nr, dir)))
+			     !nopin_enter_words(word, skip, nr)))
 			return NULL;
-		ext->range = chunk->range;
-		ext->first = (addr >> PAGE_SHIFT) %
-			     (1U << (NOPIN_MM_SHIFT - PAGE_SHIFT));
+		ext->word = (unsigned long)word + NOPIN_EXTENT_WORDS;
+		ext->first = skip;
 		ext->nr = nr;
 		ext->is_array = false;
 	}
 	return chunk;
 }
 
-/* Returns whether any of the pages is closed */
-static __always_inline bool nopin_exit_word(atomic64_t *word, u64 ones)
+/* Returns the CLOSED bits of the pages */
+static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 {
 	/*
 	 * A full barrier: what was done to the page comes before its count
@@ -318,12 +354,8 @@ static __always_inline void nopin_exit_ones(atomic64_t *word, u64 ones)
 	 * Pairs with the call_rcu() in nopin_range_put().
 	 */
 	rcu_read_lock();
-	if (unlikely(nopin_exit_word(word, ones))) {
-		struct nopin_chunk *chunk = (struct nopin_chunk *)
-			round_down((unsigned long)word, NOPIN_CHUNK_ALIGN);
-
-		nopin_exit_wake(chunk->range);
-	}
+	if (unlikely(nopin_exit_word(word, ones)))
+		nopin_exit_wake(nopin_word_chunk(word)->range);
 	rcu_read_unlock();
 }
 

@@ -10,12 +10,14 @@ struct nopin_range;
  * struct nopin_extent - pages that a bio has entered
  * @range: the range the pages belong to
  * @many: array of extents, where one is not enough
- * @word: NOPIN_EXTENT_WORD + address of the state of the pages, where all of
- *	  them have the same
- * @first: index of the first page within @range; with @many, its capacity
+ * @word: address of the state of the pages, where all of them have the same
+ *	  (NOPIN_EXTENT_WORD), or of the first one of several in a chunk
+ *	  (NOPIN_EXTENT_WORDS)
+ * @first: index of the first page within @range, or within the first word; with
+ *	   @many, its capacity
  * @nr: number of pages; with @many, the number of extents
  * @is_array: @many is valid, not @range
- * @ones: what was added to that state
+ * @ones: what was added to the state, where there is one
  *
  * Embedded in struct bio and kept small for that.
  */
@@ -35,7 +37,9 @@ struct nopin_extent {
 	};
 };
 
-/* Pointers are multiples of more */
+/* Added to the address, which is a multiple of more */
 #define NOPIN_EXTENT_WORD	1UL
+#define NOPIN_EXTENT_WORDS	2UL
+#define NOPIN_EXTENT_MASK	3UL
 
 #endif /* _LINUX_NOPIN_TYPES_H */

@@ -3516,24 +3516,27 @@ static const struct bio_vec *enter_cached(struct kunit *test,
 	size_t nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
 	struct fixture *f = test->priv;
 	struct nopin_chunk *chunk;
+	unsigned long word;
 
 	KUNIT_ASSERT_LT(test, f->nr_entered, MAX_ENTERED);
 	chunk = nopin_enter_cached(mm, addr, nr, dir, ext);
 	if (!chunk)
 		return NULL;
-	/* Few pages are told by what was added to their state, and where */
-	KUNIT_EXPECT_EQ(test, !!(ext->word & NOPIN_EXTENT_WORD),
-			nopin_same_word(nopin_start(addr), nr));
-	if (ext->word & NOPIN_EXTENT_WORD) {
-		KUNIT_EXPECT_EQ(test, ext->word - NOPIN_EXTENT_WORD, (unsigned long)
-				nopin_word(chunk, nopin_start(addr), dir));
+	word = (unsigned long)nopin_word(chunk, nopin_start(addr), dir);
+	if (nopin_same_word(nopin_start(addr), nr)) {
+		KUNIT_EXPECT_EQ(test, ext->word, word + NOPIN_EXTENT_WORD);
 		KUNIT_EXPECT_EQ(test, ext->ones,
 				nopin_ones(nopin_start(addr), nr));
-		ext->range = chunk->range;
-		ext->first = nopin_index(chunk->range, addr);
-		ext->nr = nr;
-		ext->is_array = false;
+	} else {
+		KUNIT_EXPECT_EQ(test, ext->word, word + NOPIN_EXTENT_WORDS);
+		KUNIT_EXPECT_EQ(test, ext->first,
+				nopin_start(addr) % NOPIN_PAGES_PER_WORD);
+		KUNIT_EXPECT_TRUE(test, ext->nr == nr);
 	}
+	ext->range = chunk->range;
+	ext->first = nopin_index(chunk->range, addr);
+	ext->nr = nr;
+	ext->is_array = false;
 	f->entered[f->nr_entered++] = (struct entered) {
 		.range	= ext->range,
 		.first	= ext->first,

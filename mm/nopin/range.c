@@ -170,7 +170,7 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
  * or full: returns how many, and in *@why the closed ones of those behind.
  */
 static __always_inline unsigned int
-nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
+nopin_enter_chunk(struct nopin_chunk *chunk, unsigned int start,
 		  unsigned int nr, enum nopin_dir dir, u64 *why)
 {
 	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
@@ -192,54 +192,32 @@ fail:
 	return max(skip + nr - left, skip) - skip;
 }
 
-/*
- * nopin_enter_known(), for pages of one chunk. Returns whether all of them have
- * been entered; if not, none is.
+/**
+ * nopin_exit_words - the I/O no longer uses the pages
+ * @word: the state of the first one
+ * @skip: its index in there
+ * @nr: number of pages; all of them in the same chunk
+ *
+ * Context: As for nopin_exit().
  */
-bool nopin_enter_many(struct nopin_chunk *chunk, unsigned int start,
-		      unsigned int nr, enum nopin_dir dir)
+void nopin_exit_words(atomic64_t *word, unsigned int skip, unsigned int nr)
 {
-	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip), closed;
 	unsigned int left = skip + nr;
-	atomic64_t *word = nopin_word(chunk, start, dir);
-	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
 
-	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
-		if (unlikely(!nopin_enter_known(word++, ones)))
-			goto fail;
-		ones = NOPIN_ONES;
-	}
-	if (!left)
-		return true;
-	ones &= nopin_ones(0, left);
-	if (likely(nopin_enter_known(word, ones)))
-		return true;
-fail:
-	nr -= min(left, nr);
-	if (nr)
-		nopin_exit(chunk->range, nopin_first(chunk) + start, nr, dir);
-	return false;
-}
-
-/* Exit pages of one chunk; returns whether any of them is closed */
-static __always_inline bool nopin_exit_words(struct nopin_chunk *chunk,
-					     unsigned int start,
-					     unsigned int nr,
-					     enum nopin_dir dir)
-{
-	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
-	unsigned int left = skip + nr;
-	atomic64_t *word = nopin_word(chunk, start, dir);
-	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
-	bool closed = false;
-
-	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
-		closed |= nopin_exit_word(word++, ones);
-		ones = NOPIN_ONES;
-	}
-	if (left)
-		closed |= nopin_exit_word(word, ones & nopin_ones(0, left));
-	return closed;
+	if (left < NOPIN_PAGES_PER_WORD)
+		ones &= nopin_ones(0, left);
+	/* As in nopin_exit_ones() */
+	rcu_read_lock();
+	closed = nopin_exit_word(word, ones);
+	for (; left >= 2 * NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
+		closed |= nopin_exit_word(++word, NOPIN_ONES);
+	if (left > NOPIN_PAGES_PER_WORD)
+		closed |= nopin_exit_word(++word,
+					  nopin_ones(0, left - NOPIN_PAGES_PER_WORD));
+	if (unlikely(closed))
+		nopin_exit_wake(nopin_word_chunk(word)->range);
+	rcu_read_unlock();
 }
 
 /**
@@ -273,7 +251,7 @@ int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int got = 0;
 
 		if (likely(chunk))
-			got = nopin_enter_words(chunk, page % NOPIN_CHUNK_PAGES,
+			got = nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
 						n, dir, &why);
 		page += got;
 		if (unlikely(got < n)) {
@@ -347,26 +325,15 @@ void nopin_exit_wake(struct nopin_range *range)
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int page = first, end = first + nr;
-	bool closed = false;
+	unsigned int end = first + nr, next;
 
-	if (likely(nopin_same_word(first, nr))) {
-		nopin_exit_ones(nopin_word(nopin_chunk(range, first), first,
-					   dir), nopin_ones(first, nr));
-		return;
+	/* Each but the last one keeps the invalidation, and so the range, waiting */
+	for (; first < end; first = next) {
+		next = min(end, nopin_next_chunk(first));
+		nopin_exit_words(nopin_word(nopin_chunk(range, first), first,
+					    dir),
+				 first % NOPIN_PAGES_PER_WORD, next - first);
 	}
-	/* As in nopin_exit_ones() */
-	rcu_read_lock();
-	do {
-		unsigned int n = min(end, nopin_next_chunk(page)) - page;
-
-		closed |= nopin_exit_words(nopin_chunk(range, page),
-					   page % NOPIN_CHUNK_PAGES, n, dir);
-		page += n;
-	} while (page < end);
-	if (unlikely(closed))
-		nopin_exit_wake(range);
-	rcu_read_unlock();
 }
 
 /**
