@@ -117,6 +117,22 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 		bio_nopin_exit_extent(ext, bio_nopin_dir(bio));
 }
 
+/* How many pages is that? */
+static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
+{
+	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+static void bio_nopin_set_extent(struct nopin_extent *ext,
+				 struct nopin_range *range, unsigned long addr,
+				 size_t len)
+{
+	ext->range = range;
+	ext->first = nopin_index(range, addr);
+	ext->nr = bio_nopin_nr(addr, len);
+	ext->is_array = false;
+}
+
 /*
  * Enter the pages of a piece that does not cross a multiple of
  * NOPIN_CACHE_SIZE. -ENXIO if a range has to be created; otherwise the errors of
@@ -130,10 +146,7 @@ static int bio_nopin_enter_pages(struct mm_struct *mm, unsigned long addr,
 
 	if (unlikely(!range))
 		return -ENXIO;
-	ext->range = range;
-	ext->first = nopin_index(range, addr);
-	ext->nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
-	ext->is_array = false;
+	bio_nopin_set_extent(ext, range, addr, len);
 	return nopin_enter(range, ext->first, ext->nr, dir);
 }
 
@@ -157,8 +170,8 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 	}
 	if ((ext->word & NOPIN_EXTENT_MASK) || !ext->is_array) {
 		/* pages are entered already: must not wait for memory */
-		unsigned int room = 2 * (iter->nr_segs + 1) +
-				    iov_iter_count(iter) / NOPIN_CACHE_SIZE;
+		unsigned int room = iter->nr_segs + 2 +
+				    (iov_iter_count(iter) >> NOPIN_MM_SHIFT);
 
 		if (bio_nopin_follows(ext, add)) {
 			ext->nr += add->nr;
@@ -218,12 +231,6 @@ static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
 	bio->bi_max_vecs = nr;
 	/* That cache is for bios without */
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
-}
-
-/* How many pages is that? */
-static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
-{
-	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
 /* One bio_vec for pages that follow each other in memory, if they do */
@@ -306,6 +313,9 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 				goto fail;
 			if (nopin_cached(ext.range, ext.first, ext.nr, dir))
 				chunk = nopin_chunk(ext.range, ext.first);
+		} else if (iter_is_ubuf(iter) || len != pos.iov->iov_len) {
+			/* A part, which is to become one with the others */
+			bio_nopin_set_extent(&ext, chunk->range, addr, len);
 		}
 		if (unlikely(!bio_nopin_add(bio, iter, &ext))) {
 			bio_nopin_exit_extent(&ext, dir);
