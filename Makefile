@@ -6,10 +6,11 @@ FLAVOR ?= plain
 VM := tools/testing/vm
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh kernel demo check check-mutants check-long clean
+.PHONY: help deps tree refresh kernel demo bench check check-mutants check-long clean
 
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
+	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
 	@echo 'make check           all the tests'
 	@echo 'make check-mutants   break each rule: does a test notice?'
 	@echo 'make check-long      what takes too long for make check'
@@ -37,6 +38,9 @@ kernel: deps
 demo: deps
 	@bench/demo
 
+bench: deps
+	@bench/run
+
 check: deps
 	@$(VM)/check
 
@@ -48,5 +52,5 @@ check-long: deps
 
 clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),build/$(basename $(notdir $f))) \
-		build/check build/vm build/selftests build/demo build/warn build/warn-stock \
+		build/check build/vm build/selftests build/demo build/bench build/warn build/warn-stock \
 		build/linux-stock

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the results of bench/run say: a figure for each job, and the bars that some
+# have to clear. bench/run shows them, bench/compare compares them.
+
+import statistics
+
+import lib
+
+# fio tells milliseconds
+TOLERANCE = 0.003
+# By how much, at most, an exact figure differs from run to run
+NOISE = 0.005
+# Of an item of the part costs: results, and not what it is of
+NOT_KEYS = ("in_flight",)
+
+
+def ratios(reports):
+    """{job: figures of both modes}, of jobs that ran in both."""
+    runs = {}
+    for r in reports:
+        if "iops" in r:
+            runs.setdefault(r["job"], {"pin": [], "nopin": []})[r["mode"]].append(r["iops"])
+    result = {}
+    for job, modes in runs.items():
+        if len(modes["pin"]) != len(modes["nopin"]):
+            continue
+        pairs = [n / p for p, n in zip(modes["pin"], modes["nopin"])]
+        result[job] = {"pin": statistics.median(modes["pin"]),
+                       "nopin": statistics.median(modes["nopin"]),
+                       "ratio": statistics.median(pairs),
+                       "least": min(pairs), "greatest": max(pairs)}
+    return result
+
+
+class Bar:
+    def __init__(self, what, value, bound, part, job, at_least=True, tolerance=0):
+        self.what, self.value, self.bound = what, value, bound
+        self.part, self.job, self.at_least = part, job, at_least
+        self.tolerance = tolerance
+
+    @property
+    def met(self):
+        """None if it was not measured."""
+        if self.value is None:
+            return None
+        if self.at_least:
+            return self.value >= self.bound - self.tolerance
+        return self.value <= self.bound + self.tolerance
+
+    @property
+    def text(self):
+        value = "not measured" if self.value is None else "%.3f" % self.value
+        return "%s: %s, has to be %s %.2f" % (
+            self.what, value, ("at most", "at least")[self.at_least], self.bound)
+
+    @property
+    def command(self):
+        return "bench/run --only %s%s" % (self.part, " --job '%s'" % self.job if self.job else "")
+
+
+def icount_bars(reports):
+    jobs = ratios(reports)
+
+    def bar(what, over, mode_over, under, mode_under, bound):
+        value = None
+        if over in jobs and under in jobs:
+            value = jobs[over][mode_over] / jobs[under][mode_under]
+        pattern = over if over == under else over.replace("io_uring", "io_uring*")
+        return Bar(what, value, bound, "icount", pattern, tolerance=TOLERANCE)
+
+    job = "4k-randread-psync"
+    yield bar(job + ": nopin / pin", job, "nopin", job, "pin", 1.18)
+    for size, bound in (("4k", 0.97), ("64k", 0.95), ("1m", 0.95)):
+        for rw in lib.DIRECTIONS:
+            job = "%s-%s-io_uring" % (size, rw)
+            yield bar(job + ": nopin / registered buffers, pinned", job, "nopin",
+                      job + "-registered", "pin", bound)
+    for size in lib.SIZES:
+        for rw in lib.DIRECTIONS:
+            job = "%s-%s-io_uring-registered" % (size, rw)
+            yield bar(job + ": nopin / pin", job, "nopin", job, "pin", 0.99)
+    for rw in lib.DIRECTIONS:
+        for engine in lib.ENGINES[:3]:
+            job = "64k-%s-%s-thp" % (rw, engine)
+            yield bar(job + ": nopin / pin", job, "nopin", job, "pin", 1.10)
+    job = min(jobs, key=lambda j: jobs[j]["ratio"], default=None)
+    yield Bar("the worst of all%s: nopin / pin" % (" %d, %s" % (len(jobs), job) if job else ""),
+              jobs[job]["ratio"] if job else None, 0.99, "icount", job,
+              tolerance=TOLERANCE)
+
+
+def costs(reports, what):
+    """{what it is, in pairs of name and value: {mode: the time}} of a job of the part
+    costs."""
+    found = {}
+    for r in reports:
+        for item in r["results"] if r["job"] == what and "error" not in r else ():
+            key = tuple((k, v) for k, v in item.items() if not isinstance(v, dict)
+                        and k not in NOT_KEYS)
+            found.setdefault(key, {})[r["mode"]] = item["ns"]
+    return found
+
+
+def costs_bars(reports):
+    changes = {}
+    for key, modes in costs(reports, "change").items():
+        key = dict(key)
+        if key["op"] == "munmap" and key["state"] == "flight" and \
+                None not in [modes.get(m, {}).get("median") for m in lib.MODES]:
+            changes.setdefault(key["place"], []).append(
+                modes["nopin"]["median"] / modes["pin"]["median"])
+    for place, where in (("other-gib", "buffers in another GiB"),
+                         ("same-gib", "buffers in the same GiB"),
+                         ("same-2m", "buffers in the same 2 MiB")):
+        yield Bar("munmap of another mapping during I/O, %s: nopin / pin" % where,
+                  max(changes.get(place, [None])), 1.05, "costs", "change", at_least=False)
+
+
+def bars(results):
+    """All of them, measured or not."""
+    parts = results["parts"]
+    yield from icount_bars(parts.get("icount", ()))
+    yield from costs_bars(parts.get("costs", ()))
+    scale = ratios(parts.get("scale", ()))
+    job = "shared-thp-psync-2"
+    yield Bar("%s, 4k, 2 processors: nopin / pin" % job,
+              scale[job]["ratio"] if job in scale else None, 1.20, "scale", job)
+
+
+class Figure:
+    """A number, how sure it is, and whether more is better."""
+
+    def __init__(self, value, low, high, better):
+        self.value, self.low, self.high, self.better = value, low, high, better
+
+
+def exact(value, better):
+    return Figure(value, value * (1 - NOISE / 2), value * (1 + NOISE / 2), better)
+
+
+def figures(results):
+    """{name: Figure} of all that can be compared with other results."""
+    found = {}
+    parts = results["parts"]
+    for job, row in ratios(parts.get("icount", ())).items():
+        for field in ("pin", "nopin", "ratio"):
+            # What pinning takes is not for us to judge
+            found["icount", job, field] = exact(row[field], 0 if field == "pin" else 1)
+    for part in ("wall", "storm", "scale"):
+        for job, row in ratios(parts.get(part, ())).items():
+            found[part, job, "ratio"] = Figure(row["ratio"], row["least"],
+                                               row["greatest"], 1)
+    for what in ("register", "first", "change", "busy"):
+        for key, modes in costs(parts.get("costs", ()), what).items():
+            label = " ".join([what, *("%s=%s" % k for k in key)])
+            for mode, ns in modes.items():
+                if ns["median"] is not None:
+                    found["costs", label, mode] = Figure(
+                        ns["median"], ns["min"] * (1 - NOISE), ns["max"] * (1 + NOISE),
+                        -1 if mode == "nopin" else 0)
+    for r in parts.get("costs", ()):
+        for item in r.get("results", ()) if r["job"] == "memory" else ():
+            n = item["kernel_per_gib"]
+            # Whole pages, of 256 MiB
+            found["costs", "memory %(pages)s %(stage)s" % item, r["mode"]] = Figure(
+                n, n - (64 << 10), n + (64 << 10), -1 if r["mode"] == "nopin" else 0)
+    for row in parts.get("split", ()):
+        for field in ("all", "kernel"):
+            better = -1 if row["mode"] == "nopin" and field == "kernel" else 0
+            found["split", "%(job)s, %(mode)s" % row, field] = \
+                exact(row[field], better)
+    return found
