@@ -170,8 +170,8 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 	}
 	if ((ext->word & NOPIN_EXTENT_MASK) || !ext->is_array) {
 		/* pages are entered already: must not wait for memory */
-		unsigned int room = iter->nr_segs + 2 +
-				    (iov_iter_count(iter) >> NOPIN_MM_SHIFT);
+		unsigned int room = 2 * (iter->nr_segs + 1) +
+				    iov_iter_count(iter) / NOPIN_CACHE_SIZE;
 
 		if (bio_nopin_follows(ext, add)) {
 			ext->nr += add->nr;
@@ -233,6 +233,14 @@ static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
+/* One bio_vec for a part of a huge mapping */
+static void bio_nopin_set_huge(struct bio_vec *to, struct nopin_chunk *chunk,
+			       unsigned long addr, size_t len)
+{
+	bvec_set_page(to, chunk->cache.huge.bv_page + nopin_start(addr), len,
+		      offset_in_page(addr));
+}
+
 /* One bio_vec for pages that follow each other in memory, if they do */
 static bool bio_nopin_single(struct bio_vec *to, struct nopin_chunk *chunk,
 			     unsigned long addr, size_t len)
@@ -267,6 +275,34 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 	return nr;
 }
 
+/* Room for one bio_vec, if the bio has any */
+static struct bio_vec *bio_nopin_inline_vec(struct bio *bio)
+{
+	if (bio->bi_max_vecs)
+		return bio->bi_io_vec;
+	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
+	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
+							NULL;
+}
+
+/*
+ * Enter one page of a huge mapping, which does for all of them, see
+ * mm/nopin/cache.c. Then &nopin_cache.huge stays as it is until the exit;
+ * nopin_whole() need not, should the page be pinned.
+ */
+static bool bio_nopin_enter_huge(struct nopin_chunk *chunk, unsigned long addr,
+				 size_t nr, enum nopin_dir dir,
+				 struct nopin_extent *ext)
+{
+	if (nopin_start(addr) + nr > NOPIN_CHUNK_PAGES ||
+	    !nopin_enter_cached(chunk, addr, 1, dir, ext))
+		return false;
+	if (likely(nopin_one_folio(&chunk->cache)))
+		return true;
+	bio_nopin_exit_extent(ext, dir);
+	return false;
+}
+
 /*
  * Enter and translate as much of @iter as the bio can hold. Nothing is left
  * entered on errors: those of nopin_enter(), nopin_walk() and nopin_check(),
@@ -294,29 +330,40 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		struct nopin_chunk *chunk;
 		struct nopin_extent ext;
 		unsigned long addr;
+		bool huge, single;
 		size_t len;
-		bool huge;
 
-		len = bio_nopin_next(iter, &pos, room, &addr);
+		len = bio_nopin_next(iter, &pos, NOPIN_CACHE_SIZE, &addr);
 		if (!len)
 			break;
-		len = min(len, room - offset_in_page(addr));
 		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
-		chunk = nopin_enter_cached(mm, addr, bio_nopin_nr(addr, len),
-					   dir, &ext);
-		if (!chunk) {
+		chunk = nopin_mm_slot(mm, addr);
+		/* At most one per chunk, so there is room to remember it */
+		single = chunk && nopin_one_folio(&chunk->cache) &&
+			 bio_nopin_enter_huge(chunk, addr,
+					      bio_nopin_nr(addr, len), dir,
+					      &ext);
+		if (single)
+			goto add;
+		/* With a page in each bio_vec */
+		len = min(len, room - offset_in_page(addr));
+		if (!chunk || !nopin_enter_cached(chunk, addr,
+						  bio_nopin_nr(addr, len), dir,
+						  &ext)) {
 			ret = -EFAULT;
 			if (unlikely(!access_ok((void __user *)addr, len)))
 				goto fail;
 			ret = bio_nopin_enter_pages(mm, addr, len, dir, &ext);
 			if (unlikely(ret))
 				goto fail;
-			if (nopin_cached(ext.range, ext.first, ext.nr, dir))
-				chunk = nopin_chunk(ext.range, ext.first);
+			chunk = nopin_chunk(ext.range, ext.first);
+			if (!nopin_cached(ext.range, ext.first, ext.nr, dir))
+				chunk = NULL;
 		} else if (iter_is_ubuf(iter) || len != pos.iov->iov_len) {
 			/* A part, which is to become one with the others */
 			bio_nopin_set_extent(&ext, chunk->range, addr, len);
 		}
+add:
 		if (unlikely(!bio_nopin_add(bio, iter, &ext))) {
 			bio_nopin_exit_extent(&ext, dir);
 			ret = -ENOSPC;
@@ -325,7 +372,10 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		ret = -ENOBUFS;
 		if (unlikely(!bio->bi_max_vecs))
 			goto fail;
-		if (chunk) {
+		if (single) {
+			bio_nopin_set_huge(bio->bi_io_vec + vcnt++, chunk, addr,
+					   len);
+		} else if (chunk) {
 			vcnt += bio_nopin_copy(bio->bi_io_vec + vcnt, chunk,
 					       addr, len);
 		} else {
@@ -403,16 +453,6 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 		bio_nopin_advance(&pos, len);
 	}
 	return 0;
-}
-
-/* Room for one bio_vec, if the bio has any */
-static struct bio_vec *bio_nopin_inline_vec(struct bio *bio)
-{
-	if (bio->bi_max_vecs)
-		return bio->bi_io_vec;
-	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
-	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
-							NULL;
 }
 
 /*
@@ -510,22 +550,40 @@ static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
 	bio_nopin_break(bio, iocb);
 }
 
+/* As below, for a translation of all of a chunk */
+static noinline void bio_nopin_point_huge(struct bio *bio,
+					  struct nopin_chunk *chunk,
+					  unsigned long addr, size_t len)
+{
+	struct bio_vec *to = bio_nopin_inline_vec(bio);
+
+	bio->bi_vcnt = 1;
+	if (likely(to)) {
+		/* The block layer likes those best that are not too long */
+		bio_nopin_set_huge(to, chunk, addr, len);
+		bio->bi_io_vec = to;
+	} else {
+		bio->bi_io_vec = &chunk->cache.huge;
+		bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
+		bio_set_flag(bio, BIO_CLONED);
+	}
+}
+
 /* The bio points to translations of entered pages, which are known */
 static __always_inline void bio_nopin_point(struct bio *bio,
 					    struct nopin_chunk *chunk,
-					    unsigned long addr, size_t nr)
+					    unsigned long addr, size_t len,
+					    size_t nr)
 {
 	struct nopin_cache *cache = &chunk->cache;
 
 	if (unlikely(nopin_whole(cache))) {
-		bio->bi_io_vec = &cache->huge;
-		bio->bi_vcnt = 1;
-		bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
-	} else {
-		bio->bi_io_vec = &cache->bvec[nopin_start(addr)];
-		bio->bi_vcnt = nr;
-		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+		bio_nopin_point_huge(bio, chunk, addr, len);
+		return;
 	}
+	bio->bi_io_vec = &cache->bvec[nopin_start(addr)];
+	bio->bi_vcnt = nr;
+	bio->bi_iter.bi_bvec_done = offset_in_page(addr);
 	bio_set_flag(bio, BIO_CLONED);
 }
 
@@ -554,12 +612,20 @@ static noinline int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
 	struct bio_vec *to;
 
 	nopin_window_begin();
-	chunk = nopin_enter_cached(current->mm, addr, nr, bio_nopin_dir(bio),
-				   &bio->bi_nopin);
-	if (unlikely(!chunk)) {
-		nopin_window_end();
-		return -EAGAIN;
+	chunk = nopin_mm_slot(current->mm, addr);
+	if (unlikely(!chunk))
+		goto fail;
+	if (nopin_one_folio(&chunk->cache)) {
+		if (unlikely(!bio_nopin_enter_huge(chunk, addr, nr,
+						   bio_nopin_dir(bio),
+						   &bio->bi_nopin)))
+			goto fail;
+		bio_nopin_point_huge(bio, chunk, addr, len);
+		goto done;
 	}
+	if (unlikely(!nopin_enter_cached(chunk, addr, nr, bio_nopin_dir(bio),
+					 &bio->bi_nopin)))
+		goto fail;
 	/* A single bio_vec if that saves many */
 	if (nr > NOPIN_PAGES_PER_WORD &&
 	    nopin_followed(&chunk->cache, nopin_start(addr))) {
@@ -570,10 +636,13 @@ static noinline int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
 			goto done;
 		}
 	}
-	bio_nopin_point(bio, chunk, addr, nr);
+	bio_nopin_point(bio, chunk, addr, len, nr);
 done:
 	bio_nopin_all(bio, iter, iocb);
 	return 0;
+fail:
+	nopin_window_end();
+	return -EAGAIN;
 }
 
 /**
@@ -608,13 +677,14 @@ int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
 	/* Once more for part of a page, the way of most I/O */
 	addr = untagged_addr(addr);
 	nopin_window_begin();
-	chunk = nopin_enter_cached(current->mm, addr, 1, bio_nopin_dir(bio),
-				   &bio->bi_nopin);
-	if (unlikely(!chunk)) {
+	chunk = nopin_mm_slot(current->mm, addr);
+	if (unlikely(!chunk || !nopin_enter_cached(chunk, addr, 1,
+						   bio_nopin_dir(bio),
+						   &bio->bi_nopin))) {
 		nopin_window_end();
 		return -EAGAIN;
 	}
-	bio_nopin_point(bio, chunk, addr, 1);
+	bio_nopin_point(bio, chunk, addr, iter->count, 1);
 	bio_nopin_all(bio, iter, iocb);
 	return 0;
 }

@@ -56,6 +56,7 @@
  * @huge: that of all pages, if @whole
  * @bvec: those of single pages, allocated when they are needed
  * @whole: @huge is the one to use. Written under &nopin_range.lock.
+ * @one: with @whole, the pages are those of one folio
  * @walked: pages that were looked up in the page tables before this began
  * @lru: in the list of those who have @bvec
  * @round: of nopin_cache_age(), the last one that it took part in
@@ -66,6 +67,7 @@ struct nopin_cache {
 	struct bio_vec		huge;
 	struct bio_vec		*bvec;
 	bool			whole;
+	bool			one;
 	unsigned int		walked;
 	struct list_head	lru;
 	unsigned int		round;
@@ -252,6 +254,12 @@ static __always_inline bool nopin_whole(const struct nopin_cache *cache)
 	return smp_load_acquire(&cache->whole);
 }
 
+/* And does a pin of any of the pages hold all of them? */
+static __always_inline bool nopin_one_folio(const struct nopin_cache *cache)
+{
+	return nopin_whole(cache) && READ_ONCE(cache->one);
+}
+
 /* The translation of that page, which is known, and those behind it */
 static __always_inline const struct bio_vec *
 nopin_bvec(const struct nopin_cache *cache, unsigned int start)
@@ -285,51 +293,47 @@ static __always_inline bool nopin_contiguous(const struct nopin_cache *cache,
 
 /**
  * nopin_enter_cached - enter pages whose translations are in use
- * @mm: mm that the caller uses (mm_users)
+ * @chunk: what nopin_mm_slot() returned for @addr
  * @addr: user address, untagged
  * @nr: number of pages, at least 1
  * @dir: what a device is going to do with them
  * @ext: set to the pages that were entered
  *
- * What nopin_mm_find(), nopin_enter() and nopin_cached() do, for the sake of
- * speed; they do it, one after the other, where this fails. It does beyond a
- * multiple of NOPIN_CACHE_SIZE, for one thing.
+ * What nopin_enter() and nopin_cached() do, for the sake of speed; they do it,
+ * one after the other, where this fails. It does beyond a multiple of
+ * NOPIN_CACHE_SIZE, for one thing.
  *
  * Context: As for nopin_enter().
  *
- * Return: the chunk of the pages, for nopin_bvec(), or NULL if nothing was
- * entered.
+ * Return: whether the pages have been entered: either all of them or none. If
+ * so, nopin_bvec() may be used.
  */
-static __always_inline struct nopin_chunk *
-nopin_enter_cached(struct mm_struct *mm, unsigned long addr, size_t nr,
-		   enum nopin_dir dir, struct nopin_extent *ext)
+static __always_inline bool nopin_enter_cached(struct nopin_chunk *chunk,
+					       unsigned long addr, size_t nr,
+					       enum nopin_dir dir,
+					       struct nopin_extent *ext)
 {
-	/* Part of a range of user memory, and so is all that is entered */
-	struct nopin_chunk *chunk = nopin_mm_slot(mm, addr);
 	unsigned int start = nopin_start(addr);
 	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
-	atomic64_t *word;
+	atomic64_t *word = nopin_word(chunk, start, dir);
 
-	if (unlikely(!chunk))
-		return NULL;
-	word = nopin_word(chunk, start, dir);
 	if (likely(skip + nr <= NOPIN_PAGES_PER_WORD)) {
 		u64 ones = nopin_ones(start, nr);
 
 		if (unlikely(!nopin_enter_known(word, ones)))
-			return NULL;
+			return false;
 		ext->word = (unsigned long)word + NOPIN_EXTENT_WORD;
 		ext->ones = ones;
 	} else {
 		if (unlikely(start + nr > NOPIN_CHUNK_PAGES ||
 			     !nopin_enter_words(word, skip, nr)))
-			return NULL;
+			return false;
 		ext->word = (unsigned long)word + NOPIN_EXTENT_WORDS;
 		ext->first = skip;
 		ext->nr = nr;
 		ext->is_array = false;
 	}
-	return chunk;
+	return true;
 }
 
 /* Returns the CLOSED bits of the pages */

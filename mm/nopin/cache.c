@@ -29,6 +29,11 @@
  * such a mapping be split and then part of it change, the one is turned into
  * one per page.
  *
+ * If these are of one folio, I/O enters but one page of those that it uses,
+ * because that keeps the others where they are as well: whatever changes the
+ * mapping of any of them changes the PMD, or splits it first, which is an
+ * invalidation of all of them; and if the I/O takes too long the folio is pinned.
+ *
  * The memory for those, 0.4 % of the memory they are about, is given back when
  * none of them is valid any more, when they have not been used for a while, and
  * to a shrinker if reclaim has found all of the pages old.
@@ -252,9 +257,13 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 
 	/* Who has entered a page and uses a bio_vec has set a bit */
 	if (!nopin_any_valid(cache)) {
-		if (huge)
+		if (huge) {
 			bvec_set_page(&cache->huge, head,
 				      NOPIN_CHUNK_PAGES * PAGE_SIZE, 0);
+			/* Not so with fs-DAX */
+			WRITE_ONCE(cache->one, folio_nr_pages(page_folio(head)) >=
+					       NOPIN_CHUNK_PAGES);
+		}
 		WRITE_ONCE(cache->whole, huge);
 	}
 	if (cache->whole && (!huge || cache->huge.bv_page != head) &&

@@ -2807,6 +2807,35 @@ static void test_change_waits(struct kunit *test)
 	}
 }
 
+/* One page of a huge mapping stands for all of them: what is elsewhere waits */
+static void test_huge_change_waits(struct kunit *test)
+{
+	const struct change_case *c = test->param_value;
+	static const unsigned int pages[] = { 0, 5, 300, 511 };
+	struct bio_vec bvec[4];
+	unsigned short vcnt;
+	enum nopin_dir dir;
+	struct op *op;
+	int i;
+
+	for (i = 0; i < 2 * ARRAY_SIZE(pages); i++) {
+		unsigned long addr = map_thp(test);
+		unsigned long other = addr + (511 - pages[i / 2]) * PAGE_SIZE;
+
+		dir = i % 2;
+		fault_write(test, addr, PMD_SIZE);
+		vcnt = 0;
+		KUNIT_ASSERT_EQ(test, translate(test, addr + pages[i / 2] * PAGE_SIZE,
+						PAGE_SIZE, dir, bvec, &vcnt), 0);
+		op = op_mapping(test, c->fn, 0, other, PAGE_SIZE);
+		KUNIT_EXPECT_TRUE(test, op_blocked(op));
+		leave_all(test->priv);
+		KUNIT_EXPECT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_WALK(test, other, PAGE_SIZE, c->from, c->to);
+	}
+}
+
 /* R9: writeback waits for devices that write memory, and for no others */
 static void test_mkclean_waits(struct kunit *test)
 {
@@ -3366,6 +3395,7 @@ static void test_churn(struct kunit *test)
 
 static struct kunit_case mapping_cases[] = {
 	KUNIT_CASE_PARAM(test_change_waits, change_gen_params),
+	KUNIT_CASE_PARAM(test_huge_change_waits, change_gen_params),
 	KUNIT_CASE(test_mkclean_waits),
 	KUNIT_CASE_PARAM(test_change_pins, change_gen_params),
 	KUNIT_CASE(test_mkclean_pins),
@@ -3519,8 +3549,8 @@ static const struct bio_vec *enter_cached(struct kunit *test,
 	unsigned long word;
 
 	KUNIT_ASSERT_LT(test, f->nr_entered, MAX_ENTERED);
-	chunk = nopin_enter_cached(mm, addr, nr, dir, ext);
-	if (!chunk)
+	chunk = nopin_mm_slot(mm, addr);
+	if (!chunk || !nopin_enter_cached(chunk, addr, nr, dir, ext))
 		return NULL;
 	word = (unsigned long)nopin_word(chunk, nopin_start(addr), dir);
 	if (nopin_same_word(nopin_start(addr), nr)) {
