@@ -54,7 +54,7 @@ def headline(results):
     for bar in suite.bars(results):
         verdict = {True: "yes", False: "**no**", None: "not measured"}[bar.met]
         rows.append([bar.what, "-" if bar.value is None else "%.3f" % bar.value,
-                     "%s %.2f" % (("≤", "≥")[bar.at_least], bar.bound), verdict,
+                     "%s %.2f%s" % (("≤", "≥")[bar.at_least], bar.bound, bar.slack), verdict,
                      "`%s`" % bar.command])
     yield from table(["", "is", "has to be", "met", "command"], rows)
 

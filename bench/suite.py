@@ -51,8 +51,12 @@ class Bar:
     @property
     def text(self):
         value = "not measured" if self.value is None else "%.3f" % self.value
-        return "%s: %s, has to be %s %.2f" % (
-            self.what, value, ("at most", "at least")[self.at_least], self.bound)
+        return "%s: %s, has to be %s %.2f%s" % (
+            self.what, value, ("at most", "at least")[self.at_least], self.bound, self.slack)
+
+    @property
+    def slack(self):
+        return " (within %.3f)" % self.tolerance if self.tolerance else ""
 
     @property
     def command(self):
