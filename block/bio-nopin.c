@@ -245,16 +245,17 @@ static void bio_nopin_set_huge(struct bio_vec *to, struct nopin_chunk *chunk,
 static bool bio_nopin_single(struct bio_vec *to, struct nopin_chunk *chunk,
 			     unsigned long addr, size_t len)
 {
+	const struct nopin_cache *cache = &chunk->cache;
 	unsigned int start = nopin_start(addr);
-	const struct bio_vec *bv = nopin_bvec(&chunk->cache, start);
-	struct page *page = bv->bv_page;
 
-	if (bv->bv_len != PAGE_SIZE)
-		page += start;
-	else if (!nopin_contiguous(&chunk->cache, start,
-				   bio_nopin_nr(addr, len)))
+	if (nopin_whole(cache)) {
+		bio_nopin_set_huge(to, chunk, addr, len);
+		return true;
+	}
+	if (!nopin_contiguous(cache, start, bio_nopin_nr(addr, len)))
 		return false;
-	bvec_set_page(to, page, len, offset_in_page(addr));
+	bvec_set_page(to, cache->bvec[start].bv_page, len,
+		      offset_in_page(addr));
 	return true;
 }
 

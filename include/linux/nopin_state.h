@@ -146,7 +146,7 @@ nopin_chunk(const struct nopin_range *range, unsigned int page)
 }
 
 /* Are the states of these pages in the same word? */
-static __always_inline bool nopin_same_word(unsigned int page, unsigned int nr)
+static __always_inline bool nopin_same_word(unsigned int page, size_t nr)
 {
 	return page % NOPIN_PAGES_PER_WORD + nr <= NOPIN_PAGES_PER_WORD;
 }
@@ -317,7 +317,7 @@ static __always_inline bool nopin_enter_cached(struct nopin_chunk *chunk,
 	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
 	atomic64_t *word = nopin_word(chunk, start, dir);
 
-	if (likely(skip + nr <= NOPIN_PAGES_PER_WORD)) {
+	if (likely(nopin_same_word(start, nr))) {
 		u64 ones = nopin_ones(start, nr);
 
 		if (unlikely(!nopin_enter_known(word, ones)))

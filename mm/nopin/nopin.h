@@ -19,13 +19,6 @@ static inline unsigned long nopin_addr(const struct nopin_range *range,
 	return range->start + ((unsigned long)page << PAGE_SHIFT);
 }
 
-/* The index in its range of the first page of a chunk */
-static inline unsigned int nopin_first(const struct nopin_chunk *chunk)
-{
-	return (chunk->index - (chunk->range->start >> NOPIN_CHUNK_SHIFT)) *
-	       NOPIN_CHUNK_PAGES;
-}
-
 /* The bytes of those pages from @page to @end that are in the word of @page */
 static __always_inline u64 nopin_bytes(unsigned int page, unsigned int end)
 {
