@@ -40,6 +40,8 @@ CLASSES = {
     "rest": ".*",
 }
 PATTERNS = {name: re.compile("|".join(words.split())) for name, words in CLASSES.items()}
+# Has the lookup of what is known inline
+INLINE = "blkdev_direct_IO"
 # Called once for a page that is pinned, and once when that ends
 HALVES = {"mod_node_page_state": ("lookup", "release")}
 
@@ -102,6 +104,17 @@ def difference(less, more, ios, addrs, names, device):
             "functions": {name: tuple(f) for name, f in functions.items() if any(f)}}
 
 
+def share_inline(profiles, job):
+    """Without pins part of the lookup is inline: count what that takes more."""
+    if any((job, mode) not in profiles for mode in lib.MODES):
+        return
+    pin, nopin = ((profiles[job, mode]["functions"].get(INLINE, (0, 0))[0])
+                  for mode in lib.MODES)
+    classes = profiles[job, "nopin"]["classes"]
+    classes["lookup"] += max(0, nopin - pin)
+    classes["rest"] -= max(0, nopin - pin)
+
+
 def profile(jobs, modes, image, vmlinux):
     """{(job's name, mode): profile}, of jobs of one device; and the kernel's version."""
     lib.compile_c("insns.c", PLUGIN, "-shared", "-fPIC")
@@ -144,4 +157,6 @@ def profile(jobs, modes, image, vmlinux):
         result[report["job"], report["mode"]] = difference(
             counts[i], counts[i + 1], reports[i + 1]["ios"] - report["ios"], addrs, names,
             device)
+    for job in jobs:
+        share_inline(result, job.name)
     return result, head["kernel"]

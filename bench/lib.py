@@ -108,7 +108,8 @@ def pin_problems(report):
 
 # The jobs of jobs/suite.fio. A name has the block size, the direction, the engine,
 # and what differs from I/O with depth 32 (psync: 1) to small pages and null_blk:
-# 4k-randread-psync, 1m-randwrite-io_uring-registered-thp-qd1, 64k-randread-libaio-xfs
+# 4k-randread-psync, 1m-randwrite-io_uring-registered-thp-qd1, 64k-randread-libaio-xfs,
+# 64k-randread-io_uring-qd1-across: the buffer lies across a multiple of 2 MiB
 
 SIZES = {"4k": 4 << 10, "16k": 16 << 10, "64k": 64 << 10, "256k": 256 << 10, "1m": 1 << 20}
 DIRECTIONS = ("randread", "randwrite")
@@ -128,9 +129,10 @@ APPEND = "norandmaps clearcpuid=erms,fsrm "
 
 
 class Job:
-    def __init__(self, size, rw, engine, memory="small", depth=None, device="null_blk"):
+    def __init__(self, size, rw, engine, memory="small", depth=None, device="null_blk",
+                 across=False):
         self.size, self.rw, self.engine = size, rw, engine
-        self.memory, self.device = memory, device
+        self.memory, self.device, self.across = memory, device, across
         self.depth = depth or (1 if engine == "psync" else 32)
         self.bytes = SIZES[size] * self.depth
 
@@ -141,6 +143,9 @@ class Job:
         if "registered" in words[3:4]:
             words[2:4] = ["io_uring-registered"]
         options = {}
+        if words[-1] == "across":
+            words.pop()
+            options["across"] = True
         for word in words[3:]:
             for key, values in (("memory", MEMORY), ("device", DEVICES),
                                 ("depth", ["qd%d" % d for d in DEPTHS])):
@@ -160,6 +165,8 @@ class Job:
         words += [w for w in (self.memory, self.device) if w not in ("small", "null_blk")]
         if self.depth == 1 and self.engine != "psync":
             words.append("qd1")
+        if self.across:
+            words.append("across")
         return "-".join(words)
 
     def argv(self, ios=0, runtime="400ms", ramp="100ms"):
@@ -170,6 +177,10 @@ class Job:
         # fio has as much memory before the buffers and behind them: all around them
         # is a huge page then, wherever the kernel puts the mapping
         offset = HUGE if self.memory == "thp" else 0
+        # The end of the last mapping is a little above a multiple of 2 MiB. Buffers
+        # for a single I/O would be across it each time, where others rarely are
+        if self.memory == "small" and not self.across:
+            offset = HUGE // 4
         values = {"FILE": path, "SIZE": size, "BS": self.size, "RW": self.rw,
                   "DEPTH": self.depth, "MEM": memory, "OFFSET": offset,
                   "TIMED": 0 if ios else 1, "RUNTIME": 0 if ios else runtime, "IOS": ios,

@@ -24,6 +24,7 @@
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
+#include "bio-nopin.h"
 #include "blk.h"
 
 /*
@@ -31,11 +32,6 @@
  * page that moves takes two: one while its PTE is a migration entry.
  */
 #define BIO_NOPIN_TRIES		16
-
-static enum nopin_dir bio_nopin_dir(const struct bio *bio)
-{
-	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
-}
 
 /* A position in an iov_iter, cheaper than a copy of it */
 struct bio_nopin_pos {
@@ -84,19 +80,6 @@ static __always_inline void bio_nopin_advance(struct bio_nopin_pos *pos,
 	pos->left -= len;
 }
 
-static __always_inline void
-bio_nopin_exit_extent(const struct nopin_extent *ext, enum nopin_dir dir)
-{
-	if (likely(ext->word & NOPIN_EXTENT_WORD))
-		nopin_exit_ones((atomic64_t *)(ext->word - NOPIN_EXTENT_WORD),
-				ext->ones);
-	else if (ext->word & NOPIN_EXTENT_WORDS)
-		nopin_exit_words((atomic64_t *)(ext->word - NOPIN_EXTENT_WORDS),
-				 ext->first, ext->nr);
-	else
-		nopin_exit(ext->range, ext->first, ext->nr, dir);
-}
-
 static noinline void bio_nopin_put_many(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
@@ -115,12 +98,6 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 		bio_nopin_put_many(bio);
 	else
 		bio_nopin_exit_extent(ext, bio_nopin_dir(bio));
-}
-
-/* How many pages is that? */
-static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
-{
-	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
 static void bio_nopin_set_extent(struct nopin_extent *ext,
@@ -233,14 +210,6 @@ static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
-/* One bio_vec for a part of a huge mapping */
-static void bio_nopin_set_huge(struct bio_vec *to, struct nopin_chunk *chunk,
-			       unsigned long addr, size_t len)
-{
-	bvec_set_page(to, chunk->cache.huge.bv_page + nopin_start(addr), len,
-		      offset_in_page(addr));
-}
-
 /* One bio_vec for pages that follow each other in memory, if they do */
 static bool bio_nopin_single(struct bio_vec *to, struct nopin_chunk *chunk,
 			     unsigned long addr, size_t len)
@@ -276,32 +245,30 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 	return nr;
 }
 
-/* Room for one bio_vec, if the bio has any */
-static struct bio_vec *bio_nopin_inline_vec(struct bio *bio)
-{
-	if (bio->bi_max_vecs)
-		return bio->bi_io_vec;
-	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
-	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
-							NULL;
-}
-
 /*
- * Enter one page of a huge mapping, which does for all of them, see
- * mm/nopin/cache.c. Then &nopin_cache.huge stays as it is until the exit;
- * nopin_whole() need not, should the page be pinned.
+ * Enter one page of a piece of a huge mapping of one folio, which does for all
+ * of them, see mm/nopin/cache.c. Then &nopin_cache.huge stays as it is until the
+ * exit; &nopin_cache.whole need not, should the page be pinned. Of a part of a
+ * buffer, take a page that may be beside the one of the next part.
  */
 static bool bio_nopin_enter_huge(struct nopin_chunk *chunk, unsigned long addr,
-				 size_t nr, enum nopin_dir dir,
+				 size_t len, bool part, enum nopin_dir dir,
 				 struct nopin_extent *ext)
 {
-	if (nopin_start(addr) + nr > NOPIN_CHUNK_PAGES ||
-	    !nopin_enter_cached(chunk, addr, 1, dir, ext))
+	unsigned long page = addr;
+
+	if (part && (addr + len) % NOPIN_CACHE_SIZE == 0)
+		page = addr + len - 1;
+	if (!nopin_one_folio(&chunk->cache) ||
+	    !nopin_enter_cached(chunk, page, 1, dir, ext))
 		return false;
-	if (likely(nopin_one_folio(&chunk->cache)))
-		return true;
-	bio_nopin_exit_extent(ext, dir);
-	return false;
+	if (unlikely(!nopin_one_folio(&chunk->cache))) {
+		bio_nopin_exit_extent(ext, dir);
+		return false;
+	}
+	if (part)
+		bio_nopin_set_extent(ext, chunk->range, page, 1);
+	return true;
 }
 
 /*
@@ -317,6 +284,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	unsigned short max_vecs = bio_nopin_max_vecs(bio);
+	struct bio_vec *vecs = bio_nopin_inline_vecs(bio);
 	struct mm_struct *mm = current->mm;
 	unsigned short vcnt = 0;
 	size_t size = 0;
@@ -331,7 +299,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		struct nopin_chunk *chunk;
 		struct nopin_extent ext;
 		unsigned long addr;
-		bool huge, single;
+		bool huge, single, part;
 		size_t len;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CACHE_SIZE, &addr);
@@ -339,13 +307,15 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			break;
 		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
 		chunk = nopin_mm_slot(mm, addr);
-		/* At most one per chunk, so there is room to remember it */
-		single = chunk && nopin_one_folio(&chunk->cache) &&
-			 bio_nopin_enter_huge(chunk, addr,
-					      bio_nopin_nr(addr, len), dir,
-					      &ext);
+		part = len != (iter_is_ubuf(iter) ? iov_iter_count(iter) :
+						    pos.iov->iov_len);
+		single = chunk && bio_nopin_enter_huge(chunk, addr, len, part,
+						       dir, &ext);
 		if (single)
 			goto add;
+		ret = -ENOBUFS;
+		if (unlikely(!bio->bi_max_vecs))
+			goto fail;
 		/* With a page in each bio_vec */
 		len = min(len, room - offset_in_page(addr));
 		if (!chunk || !nopin_enter_cached(chunk, addr,
@@ -360,8 +330,8 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			chunk = nopin_chunk(ext.range, ext.first);
 			if (!nopin_cached(ext.range, ext.first, ext.nr, dir))
 				chunk = NULL;
-		} else if (iter_is_ubuf(iter) || len != pos.iov->iov_len) {
-			/* A part, which is to become one with the others */
+		} else if (part || iter_is_ubuf(iter)) {
+			/* It is to become one with the other parts */
 			bio_nopin_set_extent(&ext, chunk->range, addr, len);
 		}
 add:
@@ -370,25 +340,24 @@ add:
 			ret = -ENOSPC;
 			goto fail;
 		}
-		ret = -ENOBUFS;
-		if (unlikely(!bio->bi_max_vecs))
-			goto fail;
 		if (single) {
-			bio_nopin_set_huge(bio->bi_io_vec + vcnt++, chunk, addr,
-					   len);
+			ret = -ENOBUFS;
+			if (unlikely(!bio->bi_max_vecs &&
+				     (!vecs || vcnt == BIO_NOPIN_VECS)))
+				goto fail;
+			bio_nopin_set_huge(vecs + vcnt++, chunk, addr, len);
 		} else if (chunk) {
-			vcnt += bio_nopin_copy(bio->bi_io_vec + vcnt, chunk,
-					       addr, len);
+			vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
 		} else {
-			ret = nopin_walk(mm, addr, len, dir, bio->bi_io_vec,
-					 &vcnt, &huge);
+			ret = nopin_walk(mm, addr, len, dir, vecs, &vcnt,
+					 &huge);
 			if (likely(!ret))
 				ret = nopin_check(ext.range, ext.first, ext.nr,
 						  dir);
 			if (unlikely(ret))
 				goto fail;
-			nopin_learn(ext.range, ext.first, ext.nr, dir,
-				    bio->bi_io_vec, size, huge);
+			nopin_learn(ext.range, ext.first, ext.nr, dir, vecs,
+				    size, huge);
 		}
 		size += len;
 		bio_nopin_advance(&pos, len);
@@ -396,6 +365,7 @@ add:
 			break;
 	}
 
+	bio->bi_io_vec = vecs;
 	bio->bi_vcnt = vcnt;
 	ret = -ENOSPC;
 	size = bio_nopin_trim(bio, size);
@@ -510,23 +480,9 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
 	return NOPIN_FALLBACK_NONE;
 }
 
-/* What can be told without a look at the memory */
-static __always_inline enum nopin_fallback
-bio_nopin_unfit(struct bio *bio, struct kiocb *iocb, unsigned int flags)
-{
-	/* Who polls may be who waits, with no interrupt to end the bio */
-	if ((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb) &&
-	    !nopin_broken(POLLED))
-		return NOPIN_FALLBACK_POLLED;
-	if (!bdev_nopin(bio->bi_bdev) && !nopin_broken(DEVICE))
-		return NOPIN_FALLBACK_DEVICE;
-	if ((flags & BIO_NOPIN_LATE_ACCESS) && !nopin_broken(FS))
-		return NOPIN_FALLBACK_FS;
-	return NOPIN_FALLBACK_NONE;
-}
-
 #ifdef CONFIG_NOPIN_BREAK
-static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
+/* Break a rule if the tests say so */
+void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 {
 	const struct nopin_extent *ext = &bio->bi_nopin;
 
@@ -539,111 +495,39 @@ static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 	if (nopin_broken(EARLY_EXIT))
 		bio_nopin_exit(bio);
 }
-#else
-static void bio_nopin_break(struct bio *bio, struct kiocb *iocb) { }
 #endif
 
-/* The pages have been entered */
-static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
+/* bio_nopin_known(), for several pages with a translation each */
+int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
+		       struct kiocb *iocb, struct nopin_chunk *chunk,
+		       unsigned long addr)
 {
-	bio_set_flag(bio, BIO_NOPIN);
-	count_vm_event(NOPIN_BIO);
-	bio_nopin_break(bio, iocb);
-}
+	size_t nr = bio_nopin_nr(addr, iter->count);
 
-/* As below, for a translation of all of a chunk */
-static noinline void bio_nopin_point_huge(struct bio *bio,
-					  struct nopin_chunk *chunk,
-					  unsigned long addr, size_t len)
-{
-	struct bio_vec *to = bio_nopin_inline_vec(bio);
-
-	bio->bi_vcnt = 1;
-	if (likely(to)) {
-		/* The block layer likes those best that are not too long */
-		bio_nopin_set_huge(to, chunk, addr, len);
-		bio->bi_io_vec = to;
-	} else {
-		bio->bi_io_vec = &chunk->cache.huge;
-		bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
-		bio_set_flag(bio, BIO_CLONED);
+	if (unlikely(!nopin_enter_cached(chunk, addr, nr, bio_nopin_dir(bio),
+					 &bio->bi_nopin))) {
+		nopin_window_end();
+		return -EAGAIN;
 	}
-}
-
-/* The bio points to translations of entered pages, which are known */
-static __always_inline void bio_nopin_point(struct bio *bio,
-					    struct nopin_chunk *chunk,
-					    unsigned long addr, size_t len,
-					    size_t nr)
-{
-	struct nopin_cache *cache = &chunk->cache;
-
-	if (unlikely(nopin_whole(cache))) {
-		bio_nopin_point_huge(bio, chunk, addr, len);
-		return;
-	}
-	bio->bi_io_vec = &cache->bvec[nopin_start(addr)];
-	bio->bi_vcnt = nr;
-	bio->bi_iter.bi_bvec_done = offset_in_page(addr);
-	bio_set_flag(bio, BIO_CLONED);
-}
-
-/* The bio has got all of @iter */
-static __always_inline void bio_nopin_all(struct bio *bio,
-					  struct iov_iter *iter,
-					  struct kiocb *iocb)
-{
-	size_t len = iter->count;
-
-	bio->bi_iter.bi_size = len;
-	/* What iov_iter_advance() does */
-	iter->iov_offset += len;
-	iter->count = 0;
-	bio_nopin_done(bio, iocb);
-}
-
-/* bio_nopin_get_known(), for more than one page */
-static noinline int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
-				       struct kiocb *iocb)
-{
-	unsigned long addr = untagged_addr((unsigned long)iter->ubuf +
-					   iter->iov_offset);
-	size_t len = iter->count, nr = bio_nopin_nr(addr, len);
-	struct nopin_chunk *chunk;
-	struct bio_vec *to;
-
-	nopin_window_begin();
-	chunk = nopin_mm_slot(current->mm, addr);
-	if (unlikely(!chunk))
-		goto fail;
-	if (nopin_one_folio(&chunk->cache)) {
-		if (unlikely(!bio_nopin_enter_huge(chunk, addr, nr,
-						   bio_nopin_dir(bio),
-						   &bio->bi_nopin)))
-			goto fail;
-		bio_nopin_point_huge(bio, chunk, addr, len);
+	if (unlikely(nopin_whole(&chunk->cache))) {
+		bio_nopin_point_huge(bio, chunk, addr);
 		goto done;
 	}
-	if (unlikely(!nopin_enter_cached(chunk, addr, nr, bio_nopin_dir(bio),
-					 &bio->bi_nopin)))
-		goto fail;
 	/* A single bio_vec if that saves many */
 	if (nr > NOPIN_PAGES_PER_WORD &&
 	    nopin_followed(&chunk->cache, nopin_start(addr))) {
-		to = bio_nopin_inline_vec(bio);
-		if (to && bio_nopin_single(to, chunk, addr, len)) {
+		struct bio_vec *to = bio_nopin_inline_vecs(bio);
+
+		if (to && bio_nopin_single(to, chunk, addr, iter->count)) {
 			bio->bi_io_vec = to;
 			bio->bi_vcnt = 1;
 			goto done;
 		}
 	}
-	bio_nopin_point(bio, chunk, addr, len, nr);
+	bio_nopin_point(bio, chunk, addr, nr);
 done:
 	bio_nopin_all(bio, iter, iocb);
 	return 0;
-fail:
-	nopin_window_end();
-	return -EAGAIN;
 }
 
 /**
@@ -664,30 +548,7 @@ fail:
 int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb)
 {
-	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
-	struct nopin_chunk *chunk;
-
-	if (!iter_is_ubuf(iter) || unlikely(bio_nopin_unfit(bio, iocb, 0)))
-		return -EAGAIN;
-	/* Nobody would free the bio's own bio_vecs */
-	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
-		return -EAGAIN;
-	if (unlikely(offset_in_page(addr) + iter->count > PAGE_SIZE))
-		return bio_nopin_get_many(bio, iter, iocb);
-
-	/* Once more for part of a page, the way of most I/O */
-	addr = untagged_addr(addr);
-	nopin_window_begin();
-	chunk = nopin_mm_slot(current->mm, addr);
-	if (unlikely(!chunk || !nopin_enter_cached(chunk, addr, 1,
-						   bio_nopin_dir(bio),
-						   &bio->bi_nopin))) {
-		nopin_window_end();
-		return -EAGAIN;
-	}
-	bio_nopin_point(bio, chunk, addr, iter->count, 1);
-	bio_nopin_all(bio, iter, iocb);
-	return 0;
+	return bio_nopin_known(bio, iter, iocb);
 }
 
 /**

@@ -49,6 +49,18 @@
 #define NOPIN_MM_SLOTS		64
 
 /**
+ * enum nopin_whole - is there a translation for 2 MiB as a whole?
+ * @NOPIN_WHOLE_NOT: no, one for each page
+ * @NOPIN_WHOLE: yes
+ * @NOPIN_WHOLE_FOLIO: yes, and a pin of any of the pages holds all of them
+ */
+enum nopin_whole {
+	NOPIN_WHOLE_NOT,
+	NOPIN_WHOLE,
+	NOPIN_WHOLE_FOLIO,
+};
+
+/**
  * struct nopin_cache - translations of 512 pages, see cache.c
  * @valid: pages that have one. Written under &nopin_range.lock.
  * @next: pages with the next one right behind them in physical memory; of use
@@ -56,7 +68,6 @@
  * @huge: that of all pages, if @whole
  * @bvec: those of single pages, allocated when they are needed
  * @whole: @huge is the one to use. Written under &nopin_range.lock.
- * @one: with @whole, the pages are those of one folio
  * @walked: pages that were looked up in the page tables before this began
  * @lru: in the list of those who have @bvec
  * @round: of nopin_cache_age(), the last one that it took part in
@@ -66,8 +77,7 @@ struct nopin_cache {
 	u64			next[NOPIN_CHUNK_BITMAP];
 	struct bio_vec		huge;
 	struct bio_vec		*bvec;
-	bool			whole;
-	bool			one;
+	enum nopin_whole	whole;
 	unsigned int		walked;
 	struct list_head	lru;
 	unsigned int		round;
@@ -248,7 +258,8 @@ fail:
 }
 
 /* Of pages whose translations are known: is it one for all of them? */
-static __always_inline bool nopin_whole(const struct nopin_cache *cache)
+static __always_inline enum nopin_whole
+nopin_whole(const struct nopin_cache *cache)
 {
 	/* Pairs with the smp_store_release() in nopin_break_up() */
 	return smp_load_acquire(&cache->whole);
@@ -257,7 +268,7 @@ static __always_inline bool nopin_whole(const struct nopin_cache *cache)
 /* And does a pin of any of the pages hold all of them? */
 static __always_inline bool nopin_one_folio(const struct nopin_cache *cache)
 {
-	return nopin_whole(cache) && READ_ONCE(cache->one);
+	return nopin_whole(cache) == NOPIN_WHOLE_FOLIO;
 }
 
 /* The translation of that page, which is known, and those behind it */

@@ -197,7 +197,7 @@ static void nopin_break_up(struct nopin_cache *cache)
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		nopin_set_next(cache, page);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
-	smp_store_release(&cache->whole, false);
+	smp_store_release(&cache->whole, NOPIN_WHOLE_NOT);
 }
 
 /**
@@ -257,14 +257,16 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 
 	/* Who has entered a page and uses a bio_vec has set a bit */
 	if (!nopin_any_valid(cache)) {
+		enum nopin_whole whole = NOPIN_WHOLE_NOT;
+
 		if (huge) {
 			bvec_set_page(&cache->huge, head,
 				      NOPIN_CHUNK_PAGES * PAGE_SIZE, 0);
-			/* Not so with fs-DAX */
-			WRITE_ONCE(cache->one, folio_nr_pages(page_folio(head)) >=
-					       NOPIN_CHUNK_PAGES);
+			/* Those of fs-DAX are folios each for itself */
+			whole = folio_nr_pages(page_folio(head)) <
+				NOPIN_CHUNK_PAGES ? NOPIN_WHOLE : NOPIN_WHOLE_FOLIO;
 		}
-		WRITE_ONCE(cache->whole, huge);
+		WRITE_ONCE(cache->whole, whole);
 	}
 	if (cache->whole && (!huge || cache->huge.bv_page != head) &&
 	    cache->bvec)

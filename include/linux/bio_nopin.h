@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Bios that may have entered their pages: the part of linux/bio.h, which
+ * includes this, that belongs to block/bio-nopin.c.
+ */
+#ifndef _LINUX_BIO_NOPIN_H
+#define _LINUX_BIO_NOPIN_H
+
+#include <linux/blk_types.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
+#include <linux/nopin.h>
+#include <linux/uio.h>
+
+int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter);
+
+/* That many are embedded in a bio: allocating fewer saves nothing */
+#define BIO_NOPIN_VECS	4
+
+/*
+ * Has the bio entered its pages? Then their PTEs are dirty and stay so, and
+ * bio_set_pages_dirty() and bio_check_pages_dirty() must not be called: they
+ * wait for folio locks, whose holders may wait for the bio.
+ */
+static inline bool bio_nopin(const struct bio *bio)
+{
+	return IS_ENABLED(CONFIG_NOPIN) && bio->bi_flags & (1U << BIO_NOPIN);
+}
+
+/*
+ * iov_iter_npages() for those who allocate that many bio_vecs: the common case
+ * is spared the call, and small buffers the count.
+ */
+static inline int bio_nopin_npages(struct iov_iter *iter, int max)
+{
+	if (IS_ENABLED(CONFIG_NOPIN) && iter_is_ubuf(iter) && iter->count) {
+		size_t end = offset_in_page(iter->ubuf + iter->iov_offset) +
+			     iter->count;
+
+		if (iter->count <= (BIO_NOPIN_VECS - 1) * PAGE_SIZE)
+			return BIO_NOPIN_VECS;
+		return min_t(size_t, DIV_ROUND_UP(end, PAGE_SIZE), max);
+	}
+	return iov_iter_npages(iter, max);
+}
+
+#ifdef CONFIG_NOPIN
+
+/*
+ * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin() where it
+ * would be @nr otherwise. None if the bio may be able to use those of earlier
+ * I/O; it gets its own later if that turns out not to be the case.
+ */
+static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
+					  unsigned int nr)
+{
+	if (nr > BIO_NOPIN_VECS && iter_is_ubuf(iter) &&
+	    static_branch_unlikely(&nopin_direct_io_key))
+		return 0;
+	return nr;
+}
+
+/* As bio_iov_iter_get_pages(), without pins where possible */
+static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
+					       struct iov_iter *iter,
+					       struct kiocb *iocb,
+					       unsigned int flags)
+{
+	if (static_branch_unlikely(&nopin_direct_io_key) ||
+	    unlikely(!bio->bi_max_vecs)) {
+		if (!(flags & BIO_NOPIN_LATE_ACCESS) &&
+		    likely(!bio_nopin_get_known(bio, iter, iocb)))
+			return 0;
+		return bio_nopin_get_pages(bio, iter, iocb, flags);
+	}
+	return bio_iov_iter_get_pages(bio, iter);
+}
+
+#else /* !CONFIG_NOPIN */
+
+static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
+					  unsigned int nr)
+{
+	return nr;
+}
+
+static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
+					       struct iov_iter *iter,
+					       struct kiocb *iocb,
+					       unsigned int flags)
+{
+	return bio_iov_iter_get_pages(bio, iter);
+}
+
+#endif /* CONFIG_NOPIN */
+#endif /* _LINUX_BIO_NOPIN_H */
