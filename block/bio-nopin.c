@@ -26,6 +26,7 @@
 
 #include "bio-nopin.h"
 #include "blk.h"
+#include "blk-mq.h"
 
 /*
  * How often the same pages are opened or faulted in before a bio is pinned. A
@@ -176,8 +177,11 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 /* A bio must be a number of blocks; the pages of the rest stay entered */
 static size_t bio_nopin_trim(struct bio *bio, size_t size)
 {
-	size_t trim = size & (bdev_logical_block_size(bio->bi_bdev) - 1);
+	size_t trim = 0;
 
+	/* But for those of passthrough requests */
+	if (bio->bi_bdev)
+		trim = size & (bdev_logical_block_size(bio->bi_bdev) - 1);
 	size -= trim;
 	while (unlikely(trim)) {
 		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt - 1];
@@ -605,6 +609,124 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
 	bio_nopin_done(bio, iocb);
 	return 0;
+}
+
+/**
+ * bio_nopin_probe - how much of user memory can a bio have?
+ * @iter: the memory, of one piece; advanced if it has to be pinned to see
+ * @vecs: of no use afterwards
+ * @nr: length of @vecs
+ *
+ * For those who want to know earlier than they can have a bio. Memory that can
+ * only be pinned is pinned for a moment.
+ *
+ * Context: Process context of a task that uses the mm of @iter. May sleep.
+ *
+ * Return: number of bytes, or the error of pin_user_pages_fast().
+ */
+ssize_t bio_nopin_probe(struct iov_iter *iter, struct bio_vec *vecs,
+			unsigned short nr)
+{
+	struct bio bio;
+	int ret;
+
+	bio_init(&bio, NULL, vecs, nr, iov_iter_rw(iter) == WRITE ?
+					       REQ_OP_WRITE : REQ_OP_READ);
+	ret = bio_nopin_enter(&bio, iter, false, false);
+	if (!ret) {
+		bio_nopin_put(&bio);
+		nopin_window_end();
+		return bio.bi_iter.bi_size;
+	}
+	nopin_count_fallback(ret);
+	ret = bio_iov_iter_get_pages(&bio, iter);
+	if (ret)
+		return ret;
+	bio_release_pages(&bio, false);
+	return bio.bi_iter.bi_size;
+}
+
+/* Not when the submitter gets to it: somebody may be waiting for the pages */
+static void bio_nopin_map_endio(struct bio *bio)
+{
+	if (bio_nopin(bio))
+		bio_nopin_exit(bio);
+}
+
+/**
+ * bio_nopin_map_user - add user pages to the bio of a passthrough request
+ * @rq: the request
+ * @bio: bio without pages, of the operation of @rq; not yet part of it
+ * @iter: user memory, aligned as the queue wants it; advanced over what was added
+ *
+ * The pages are exited when the request ends, or by bio_release_pages() if it is
+ * never issued. Until it is issued, its submitter may do this or that, such as
+ * read metadata from user memory, and wait for somebody who waits for the pages.
+ * That one loses patience and has them pinned, see nopin_invalidate().
+ *
+ * Context: Process context of a task that uses the mm of @iter. May sleep.
+ *
+ * Return: whether pages were added. If not they are to be pinned.
+ */
+bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+			struct iov_iter *iter)
+{
+	struct queue_limits *lim = &rq->q->limits;
+	unsigned int segs;
+	int cause;
+
+	if (!static_branch_unlikely(&nopin_direct_io_key) ||
+	    !user_backed_iter(iter))
+		return false;
+	if (!(lim->features & BLK_FEAT_NOPIN) && !nopin_broken(DEVICE))
+		cause = NOPIN_FALLBACK_DEVICE;
+	else if ((rq->cmd_flags & REQ_POLLED) &&
+		 !nopin_mm_polls(current->mm, rq->q))
+		cause = NOPIN_FALLBACK_POLLED;
+	else
+		cause = bio_nopin_enter(bio, iter, false, false);
+	if (cause)
+		goto fallback;
+
+	nopin_window_end();
+	/* What does not fit into a request, others divide */
+	if (bio_split_rw_at(bio, lim, &segs,
+			    lim->max_hw_sectors << SECTOR_SHIFT)) {
+		bio_nopin_put(bio);
+		bio->bi_vcnt = 0;
+		bio->bi_iter.bi_size = 0;
+		cause = NOPIN_FALLBACK_EXTENTS;
+		goto fallback;
+	}
+	iov_iter_advance(iter, bio->bi_iter.bi_size);
+	bio->bi_end_io = bio_nopin_map_endio;
+	bio_set_flag(bio, BIO_NOPIN);
+	count_vm_event(NOPIN_BIO);
+	return true;
+
+fallback:
+	nopin_count_fallback(cause);
+	return false;
+}
+
+/**
+ * bio_nopin_poll - complete what has been done of polled I/O
+ * @q: queue that the caller has a reference of
+ *
+ * Context: Process context.
+ */
+void bio_nopin_poll(struct request_queue *q)
+{
+	struct blk_mq_hw_ctx *hctx;
+	unsigned long i;
+
+	/* A frozen queue is polled as well, see bio_poll() */
+	if (!percpu_ref_tryget(&q->q_usage_counter))
+		return;
+	queue_for_each_hw_ctx(q, hctx, i)
+		if (hctx->type == HCTX_TYPE_POLL)
+			blk_mq_poll(q, i, NULL, BLK_POLL_ONESHOT);
+	blk_queue_exit(q);
 }
 
 /**

@@ -15,6 +15,8 @@ struct bio;
 struct bio_vec;
 struct iov_iter;
 struct kiocb;
+struct request;
+struct request_queue;
 
 /**
  * enum nopin_dir - which way a device moves data
@@ -34,7 +36,8 @@ enum nopin_dir {
 /**
  * enum nopin_fallback - why a bio was pinned after all
  * @NOPIN_FALLBACK_NONE: it was not
- * @NOPIN_FALLBACK_POLLED: polled I/O, which raises no interrupt when it is done
+ * @NOPIN_FALLBACK_POLLED: polled I/O, to more queues than a process can have
+ *	polled on its behalf, or to one that cannot be
  * @NOPIN_FALLBACK_DEVICE: the device does not have BLK_FEAT_NOPIN
  * @NOPIN_FALLBACK_FS: the file system handles the end of the bio itself
  * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
@@ -119,6 +122,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		 size_t skip, bool huge);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
+bool nopin_mm_polls(struct mm_struct *mm, struct request_queue *q);
 void nopin_count_fallback(enum nopin_fallback cause);
 
 #ifdef CONFIG_LOCKDEP
@@ -134,13 +138,24 @@ int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb);
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
+ssize_t bio_nopin_probe(struct iov_iter *iter, struct bio_vec *vecs,
+			unsigned short nr);
+bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
+void bio_nopin_poll(struct request_queue *q);
 
 #else /* !CONFIG_NOPIN */
 
 static inline void nopin_mm_init(struct mm_struct *mm) { }
 static inline void nopin_mm_exit(struct mm_struct *mm) { }
 static inline void nopin_window_end(void) { }
+static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+				      struct iov_iter *iter)
+{
+	return false;
+}
+
 static inline void bio_nopin_exit(struct bio *bio) { }
 
 #endif /* CONFIG_NOPIN */

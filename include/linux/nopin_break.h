@@ -18,7 +18,7 @@ enum nopin_break_rule {
 	NOPIN_BREAK_FLUSH,	/* write back the file between enter and submit */
 	NOPIN_BREAK_BLOCK,	/* wait for invalidations between the two */
 	NOPIN_BREAK_MEMALLOC,	/* wait in PF_MEMALLOC context */
-	NOPIN_BREAK_POLLED,	/* serve polled bios */
+	NOPIN_BREAK_POLLED,	/* wait for polled bios without polling */
 	NOPIN_BREAK_DEVICE,	/* serve devices without BLK_FEAT_NOPIN */
 	NOPIN_BREAK_FS,		/* serve file systems with their own end_io */
 	NOPIN_BREAK_DIRTY,	/* take clean PTEs for reads */

@@ -48,6 +48,9 @@
 #define NOPIN_MM_SHIFT		30
 #define NOPIN_MM_SLOTS		64
 
+/* To how many request queues a process can have polled I/O without pins */
+#define NOPIN_MM_POLLED		4
+
 /**
  * enum nopin_whole - is there a translation for 2 MiB as a whole?
  * @NOPIN_WHOLE_NOT: no, one for each page
@@ -141,11 +144,14 @@ struct nopin_range {
  * @slot: chunks used lately, at the low bits of their index
  * @ranges: all ranges, by index (address >> NOPIN_MM_SHIFT)
  * @lock: one creation of a range at a time
+ * @polled: queues that polled I/O has gone to, of which this has references. An
+ *	entry, once set, stays; those behind the first NULL are NULL.
  */
 struct nopin_mm {
 	struct nopin_chunk	*slot[NOPIN_MM_SLOTS];
 	struct xarray		ranges;
 	struct mutex		lock;	/* creation of ranges */
+	struct request_queue	*polled[NOPIN_MM_POLLED];
 };
 
 static __always_inline struct nopin_chunk *

@@ -7,8 +7,10 @@
  * the mm. The child of a fork starts with none.
  */
 
+#include <linux/blkdev.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
+#include <linux/nopin_break.h>
 #include <linux/slab.h>
 
 #include "nopin.h"
@@ -116,6 +118,78 @@ unlock:
 }
 
 /**
+ * nopin_mm_polls - can polled I/O to a queue do without pins?
+ * @mm: mm that the caller uses (mm_users)
+ * @q: queue, of which the caller has a reference
+ *
+ * Polled I/O raises no interrupt, and who polls may be who waits for it to end
+ * in an invalidation. So the invalidation polls, if it knows what.
+ *
+ * Context: Process context, may sleep. No pages are entered.
+ *
+ * Return: whether invalidations of @mm poll @q from now on.
+ */
+bool nopin_mm_polls(struct mm_struct *mm, struct request_queue *q)
+{
+	struct nopin_mm *nm;
+	unsigned int i;
+
+	if (!queue_is_mq(q))
+		return false;
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	nm = smp_load_acquire(&mm->nopin);
+	if (!nm)
+		nm = nopin_mm_create(mm);
+	if (!nm)
+		return false;
+
+	for (i = 0; i < NOPIN_MM_POLLED; i++) {
+		struct request_queue *old = READ_ONCE(nm->polled[i]);
+
+		if (!old) {
+			if (!blk_get_queue(q))
+				return false;
+			/*
+			 * Before the pages are entered, which is a full barrier:
+			 * who waits for them, sees this.
+			 */
+			old = cmpxchg(&nm->polled[i], NULL, q);
+			if (!old)
+				return true;
+			blk_put_queue(q);
+		}
+		if (old == q)
+			return true;
+	}
+	return false;
+}
+
+/**
+ * nopin_mm_poll - complete polled I/O of a process
+ * @mm: the mm, which has not passed nopin_mm_exit()
+ *
+ * Context: Process context, of any process.
+ *
+ * Return: whether there may be any.
+ */
+bool nopin_mm_poll(struct mm_struct *mm)
+{
+	struct nopin_mm *nm = READ_ONCE(mm->nopin);
+	struct request_queue *q;
+	unsigned int i;
+
+	if (!nm || nopin_broken(POLLED))
+		return false;
+	for (i = 0; i < NOPIN_MM_POLLED; i++) {
+		q = READ_ONCE(nm->polled[i]);
+		if (!q)
+			break;
+		bio_nopin_poll(q);
+	}
+	return i;
+}
+
+/**
  * nopin_mm_count_cached - how many pages have translations?
  * @mm: mm that the caller uses (mm_users)
  * @addr: user address, untagged
@@ -159,12 +233,15 @@ void nopin_mm_exit(struct mm_struct *mm)
 	struct nopin_mm *nm = mm->nopin;
 	struct nopin_range *range;
 	unsigned long index;
+	unsigned int i;
 
 	if (!nm)
 		return;
 	xa_for_each(&nm->ranges, index, range)
 		nopin_range_destroy(range);
 	xa_destroy(&nm->ranges);
+	for (i = 0; i < NOPIN_MM_POLLED && nm->polled[i]; i++)
+		blk_put_queue(nm->polled[i]);
 	kfree(nm);
 	mm->nopin = NULL;
 }

@@ -60,6 +60,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 void nopin_range_destroy(struct nopin_range *range);
 void nopin_range_put(struct nopin_range *range);
 void nopin_range_init(void);
+bool nopin_mm_poll(struct mm_struct *mm);
 bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		      const struct mmu_notifier_range *mn,
 		      unsigned long cur_seq);

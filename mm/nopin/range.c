@@ -537,6 +537,35 @@ static bool nopin_close(struct nopin_range *range, unsigned int first,
 }
 
 /*
+ * Wait until pages that share a word are idle, and return what is left of the
+ * timeout, at least 1, or 0 if they are not. Woken by nopin_exit(); polled I/O
+ * ends when it is polled.
+ */
+static long nopin_wait_idle(struct nopin_range *range, atomic64_t *word,
+			    u64 mask, long timeout)
+{
+	/*
+	 * Acquire: what the I/O did to the page comes before what the caller
+	 * does to it.
+	 */
+	while (atomic64_read_acquire(word) & mask) {
+		bool polled = nopin_mm_poll(range->notifier.mm);
+		long piece = polled ? min(timeout, 1L) : timeout;
+		long left;
+
+		left = wait_event_timeout(range->wait,
+					  !(atomic64_read_acquire(word) & mask),
+					  piece);
+		if (left)
+			return timeout - piece + left;
+		timeout -= piece;
+		if (!timeout)
+			return 0;
+	}
+	return timeout;
+}
+
+/*
  * Wait until the pages, which are closed, are idle. They cannot be entered
  * again in the meantime, so each needs to be found idle only once.
  */
@@ -554,13 +583,7 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 		while ((word = nopin_next_used(range, &page, end, dir, &mask,
 					       &chunk))) {
 			mask &= NOPIN_COUNTS;
-			/*
-			 * Woken by nopin_exit(). Acquire: what the I/O did to
-			 * the page comes before what the caller does to it.
-			 */
-			timeout = wait_event_timeout(range->wait,
-						     !(atomic64_read_acquire(word) & mask),
-						     timeout);
+			timeout = nopin_wait_idle(range, word, mask, timeout);
 			if (!timeout)
 				return false;
 		}

@@ -79,6 +79,9 @@ FIXTURE_VARIANT_ADD(pins, raw) { .env = "NOPIN_RAW" };
 FIXTURE_VARIANT_ADD(pins, virtio) { .env = "NOPIN_CHURN" };
 FIXTURE_VARIANT_ADD(pins, ext4) { .env = "NOPIN_EXT4" };
 FIXTURE_VARIANT_ADD(pins, xfs) { .env = "NOPIN_XFS" };
+/* By fs/direct-io.c */
+FIXTURE_VARIANT_ADD(pins, fat) { .env = "NOPIN_FAT" };
+FIXTURE_VARIANT_ADD(pins, jfs) { .env = "NOPIN_JFS" };
 /* A device on top of another that can be used without pins can be so, too */
 FIXTURE_VARIANT_ADD(pins, dm) { .env = "NOPIN_DM" };
 
@@ -257,10 +260,43 @@ TEST(btrfs)
 	run_fallback(_metadata, "NOPIN_BTRFS", "fs", 0, 0);
 }
 
+/*
+ * Polled I/O that nobody polls while its memory goes away: the invalidation has
+ * to, or nothing would ever end the I/O (R6).
+ */
 TEST(polled)
 {
-	run_fallback(_metadata, "NOPIN_POLL", "polled", IORING_SETUP_IOPOLL,
-		     2 * NR);
+	struct target t;
+	struct counts c;
+	struct mem m;
+	struct ioq q;
+
+	NEED("NOPIN_POLL");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_POLL", 8 * MB));
+	ASSERT_EQ(0, ioq_init_flags(&q, ENG_URING, 4, IORING_SETUP_IOPOLL));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 16 * KB));
+	count(&c, NULL);
+	EXPECT_EQ(0, do_io(&t, &q, m.p, 16 * KB, NR));
+	count_since(&c, NULL);
+	check_pins(_metadata, &c, 2 * NR, "polled");
+
+	for (int i = 0; i < 8; i++) {
+		unsigned long pinned = vmstat("nopin_pinned");
+		uint64_t start;
+		long res[4];
+
+		ASSERT_EQ(0, ioq_start(&q, 0, t.fd, false, m.p, 16 * KB, 0));
+		start = now_ms();
+		ASSERT_EQ(m.p, mmap(m.p, 16 * KB, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		note("unmapped in %u ms", (unsigned int)(now_ms() - start));
+		EXPECT_EQ(pinned, vmstat("nopin_pinned"));
+		ASSERT_EQ(1, ioq_reap(&q, 1, res));
+		EXPECT_EQ(16 * KB, res[0]);
+	}
+	mem_put(&m);
+	ioq_exit(&q);
+	target_close(&t);
 }
 
 TEST_HARNESS_MAIN

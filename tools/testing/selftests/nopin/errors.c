@@ -284,6 +284,10 @@ FIXTURE_VARIANT_ADD(errors, xfs_pvsync) {
 	.env = "NOPIN_XFS", .eng = ENG_PVSYNC };
 FIXTURE_VARIANT_ADD(errors, xfs_aiov) {
 	.env = "NOPIN_XFS", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(errors, fat_pvsync) {
+	.env = "NOPIN_FAT", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, jfs_aiov) {
+	.env = "NOPIN_JFS", .eng = ENG_AIOV };
 
 FIXTURE_SETUP(errors)
 {

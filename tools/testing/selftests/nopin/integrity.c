@@ -175,6 +175,12 @@ FIXTURE_VARIANT(matrix) {
 		.env = "NOPIN_EXT4", .eng = engine };			\
 	FIXTURE_VARIANT_ADD(matrix, xfs_##name) {			\
 		.env = "NOPIN_XFS", .eng = engine }
+/* By fs/direct-io.c; JFS has blocks larger than a sector */
+#define LEGACY_VARIANTS(engine, name)					\
+	FIXTURE_VARIANT_ADD(matrix, fat_##name) {			\
+		.env = "NOPIN_FAT", .eng = engine };			\
+	FIXTURE_VARIANT_ADD(matrix, jfs_##name) {			\
+		.env = "NOPIN_JFS", .eng = engine }
 
 TARGET_VARIANTS(ENG_PSYNC, psync);
 TARGET_VARIANTS(ENG_PVSYNC, pvsync);
@@ -184,6 +190,9 @@ TARGET_VARIANTS(ENG_URING, uring);
 TARGET_VARIANTS(ENG_URINGV, uringv);
 TARGET_VARIANTS(ENG_URING_WQ, uring_wq);
 TARGET_VARIANTS(ENG_URING_SQPOLL, uring_sqpoll);
+LEGACY_VARIANTS(ENG_PSYNC, psync);
+LEGACY_VARIANTS(ENG_AIOV, aiov);
+LEGACY_VARIANTS(ENG_URING, uring);
 
 FIXTURE_SETUP(matrix)
 {
@@ -427,6 +436,10 @@ FIXTURE_VARIANT_ADD(vector, xfs_pvsync) {
 	.env = "NOPIN_XFS", .eng = ENG_PVSYNC };
 FIXTURE_VARIANT_ADD(vector, xfs_uringv) {
 	.env = "NOPIN_XFS", .eng = ENG_URINGV };
+FIXTURE_VARIANT_ADD(vector, fat_pvsync) {
+	.env = "NOPIN_FAT", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(vector, jfs_aiov) {
+	.env = "NOPIN_JFS", .eng = ENG_AIOV };
 
 FIXTURE_SETUP(vector)
 {
@@ -514,6 +527,9 @@ FIXTURE_VARIANT_ADD(file, ext4_psync) { .env = "NOPIN_EXT4", .eng = ENG_PSYNC };
 FIXTURE_VARIANT_ADD(file, ext4_aio) { .env = "NOPIN_EXT4", .eng = ENG_AIO };
 FIXTURE_VARIANT_ADD(file, xfs_psync) { .env = "NOPIN_XFS", .eng = ENG_PSYNC };
 FIXTURE_VARIANT_ADD(file, xfs_uring) { .env = "NOPIN_XFS", .eng = ENG_URING };
+FIXTURE_VARIANT_ADD(file, fat_psync) { .env = "NOPIN_FAT", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(file, jfs_psync) { .env = "NOPIN_JFS", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(file, jfs_aio) { .env = "NOPIN_JFS", .eng = ENG_AIO };
 
 FIXTURE_SETUP(file)
 {

@@ -37,12 +37,12 @@ struct life {
 	uint64_t seed;
 };
 
-static int life_open(struct life *l, enum engine eng, enum mem_kind kind,
-		     enum mem_kind grab_kind)
+static int life_open(struct life *l, const char *env, enum engine eng,
+		     enum mem_kind kind, enum mem_kind grab_kind)
 {
 	int ret = wait_ms_set(LONG_WAIT_MS);
 
-	ret = ret ?: slow_open(&l->slow);
+	ret = ret ?: slow_open_env(&l->slow, env);
 
 	/* The other process must not share the buffer's pages: fork it first */
 	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * LEN);
@@ -205,6 +205,7 @@ FIXTURE_VARIANT(life) {
 	enum engine eng;
 	enum mem_kind kind;
 	bool late;
+	bool fat;		/* by fs/direct-io.c */
 };
 
 FIXTURE_VARIANT_ADD(life, aio_anon) { .eng = ENG_AIO, .kind = MEM_ANON };
@@ -213,6 +214,8 @@ FIXTURE_VARIANT_ADD(life, uringv_thp) { .eng = ENG_URINGV, .kind = MEM_THP };
 FIXTURE_VARIANT_ADD(life, aiov_hugetlb) { .eng = ENG_AIOV, .kind = MEM_HUGETLB };
 FIXTURE_VARIANT_ADD(life, fixed_anon) { .eng = ENG_URING_FIXED, .kind = MEM_ANON };
 FIXTURE_VARIANT_ADD(life, fixed_thp) { .eng = ENG_URING_FIXED, .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(life, aio_fat) {
+	.eng = ENG_AIO, .kind = MEM_ANON, .fat = true };
 FIXTURE_VARIANT_ADD(life, aio_late) {
 	.eng = ENG_AIO, .kind = MEM_ANON, .late = true };
 FIXTURE_VARIANT_ADD(life, fixed_late) {
@@ -220,9 +223,11 @@ FIXTURE_VARIANT_ADD(life, fixed_late) {
 
 FIXTURE_SETUP(life)
 {
-	NEED("NOPIN_SLOW");
+	const char *env = variant->fat ? "NOPIN_SLOW_FAT" : "NOPIN_SLOW";
+
+	NEED(env);
 	pin_to_cpu(0);
-	ASSERT_EQ(0, life_open(&self->l, variant->eng, variant->kind,
+	ASSERT_EQ(0, life_open(&self->l, env, variant->eng, variant->kind,
 			       variant->kind));
 	self->ready = true;
 	self->l.late = variant->late;
@@ -654,7 +659,7 @@ TEST(late_again)
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, target_fill(&t, LEN, SEED, 0));
-	ASSERT_EQ(0, life_open(&l, ENG_AIO, MEM_ANON, MEM_ANON));
+	ASSERT_EQ(0, life_open(&l, "NOPIN_SLOW", ENG_AIO, MEM_ANON, MEM_ANON));
 	ASSERT_EQ(0, wait_ms_set(20));
 	ASSERT_EQ(0, life_start(&l, false));
 	ASSERT_EQ(0, act_dontneed(&l));
@@ -746,7 +751,8 @@ FIXTURE_SETUP(file)
 {
 	NEED("NOPIN_SLOW");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, life_open(&self->l, ENG_AIO, variant->kind, MEM_ANON));
+	ASSERT_EQ(0, life_open(&self->l, "NOPIN_SLOW", ENG_AIO, variant->kind,
+			       MEM_ANON));
 	self->ready = true;
 }
 

@@ -746,7 +746,7 @@ int slow_open(struct slow *s)
 
 int slow_open_env(struct slow *s, const char *env)
 {
-	int ret = target_open(&s->t, env, 0);
+	int ret = target_open(&s->t, env, 8 * MB);
 
 	if (ret)
 		return ret;

@@ -22,18 +22,20 @@
 #	--disk virtio,size=96M,iops=200		raw, where I/O takes its time
 #	--disk virtio,size=256M,iops=1500	raw, throttled under load
 #	--disk virtio,size=320M,iops=200	one leg of a mirror, the other is a null_blk
+#	--disk virtio,size=112M,iops=200	a FAT, where I/O takes its time
+#	--disk nvme,size=80M,iops=200		raw, where passthrough takes its time
 #	--pmem 320M				file systems with DAX
 #	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M"
 #
 # The disks are told apart by their sizes. Elsewhere name them in
 # NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS),
-# NOPIN_CHURN, NOPIN_MIRROR_LATE and NOPIN_PMEM.
+# NOPIN_CHURN, NOPIN_MIRROR_LATE, NOPIN_DISK_FAT, NOPIN_SLOW_NVME and NOPIN_PMEM.
 
 set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
-	dirty reclaim switch churn fixed aging writeback throttle pressure matrix
-	dax"
+	dirty reclaim switch churn fixed aging writeback throttle pressure passthrough
+	matrix dax"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin
@@ -156,11 +158,12 @@ grep -q " /sys/kernel/config " /proc/mounts ||
 export NOPIN_RAW="${NOPIN_RAW:-$(disk nvme $((128 * mib)))}"
 export NOPIN_SLOW="${NOPIN_SLOW:-$(disk vd $((96 * mib)))}"
 export NOPIN_SLOW_IOPS="${NOPIN_SLOW_IOPS:-200}"
+export NOPIN_SLOW_NVME="${NOPIN_SLOW_NVME:-$(disk nvme $((80 * mib)))}"
 export NOPIN_CHURN="${NOPIN_CHURN:-$(disk vd $((256 * mib)))}"
 disk_ext4=${NOPIN_DISK_EXT4:-$(disk vd $((512 * mib)))}
 disk_xfs=${NOPIN_DISK_XFS:-$(disk nvme $((640 * mib)))}
 
-for v in NOPIN_RAW NOPIN_SLOW NOPIN_CHURN; do
+for v in NOPIN_RAW NOPIN_SLOW NOPIN_SLOW_NVME NOPIN_CHURN; do
 	eval "d=\$$v"
 	if [ ! -b "$d" ]; then
 		echo "# no disk for $v"
@@ -202,6 +205,13 @@ btrfs=$(nullb nullb-btrfs 256)
 command -v mkfs.btrfs >/dev/null &&
 	mkmount btrfs "${btrfs:-none}" $mnt/btrfs mkfs.btrfs -q -f &&
 	export NOPIN_BTRFS=$mnt/btrfs
+# By fs/direct-io.c; and on a disk where I/O takes its time
+fat=$(nullb nullb-fat 64)
+mkmount vfat "${fat:-none}" $mnt/fat mkfs.fat && export NOPIN_FAT=$mnt/fat
+jfs=$(nullb nullb-jfs 64)
+mkmount jfs "${jfs:-none}" $mnt/jfs mkfs.jfs -q && export NOPIN_JFS=$mnt/jfs
+mkmount vfat "${NOPIN_DISK_FAT:-$(disk vd $((112 * mib)))}" $mnt/slowfat mkfs.fat &&
+	export NOPIN_SLOW_FAT=$mnt/slowfat
 # A device with queues that are polled
 for d in /sys/block/nvme*; do
 	if [ "/dev/${d##*/}" = "$NOPIN_RAW" ] && [ "$(cat "$d/queue/io_poll")" = 1 ]; then

@@ -41,6 +41,10 @@ FIXTURE_VARIANT_ADD(selfmap, xfs_aio) {
 	.env = "NOPIN_XFS", .eng = ENG_AIO };
 FIXTURE_VARIANT_ADD(selfmap, xfs_uring) {
 	.env = "NOPIN_XFS", .eng = ENG_URING };
+FIXTURE_VARIANT_ADD(selfmap, fat_psync) {
+	.env = "NOPIN_FAT", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(selfmap, jfs_aio) {
+	.env = "NOPIN_JFS", .eng = ENG_AIO };
 
 FIXTURE_SETUP(selfmap)
 {

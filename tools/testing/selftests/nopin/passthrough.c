@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * NVMe commands from user space, whose memory goes away while a device works on
+ * it. The pages of such a request are unpinned, or were, by the task that has
+ * issued it; without pins it ends with the request (R5): the task may be busy
+ * unmapping the very memory.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/nvme_ioctl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "nopin_util.h"
+#include "kselftest_harness.h"
+
+#define LEN		(1 * MB)
+#define NR		16
+#define PIECE		(LEN / NR)
+#define HEAD_MS		150
+
+struct nvme {
+	struct slow slow;
+	struct io_uring ring;
+	int fd;			/* of the character device */
+	int nsid;
+	unsigned int block;
+};
+
+static int nvme_open(struct nvme *n)
+{
+	char path[64], *disk = getenv("NOPIN_SLOW_NVME");
+	int ret = slow_open_env(&n->slow, "NOPIN_SLOW_NVME");
+
+	if (ret)
+		return ret;
+	/* /dev/nvme0n1 is /dev/ng0n1 */
+	snprintf(path, sizeof(path), "/dev/ng%s", disk + strlen("/dev/nvme"));
+	n->fd = open(path, O_RDWR);
+	if (n->fd < 0)
+		return -errno;
+	n->nsid = ioctl(n->fd, NVME_IOCTL_ID);
+	if (n->nsid < 0 || ioctl(n->slow.t.bfd, BLKSSZGET, &n->block))
+		return -errno;
+	return io_uring_queue_init(NR, &n->ring,
+				   IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
+}
+
+static void nvme_close(struct nvme *n)
+{
+	io_uring_queue_exit(&n->ring);
+	close(n->fd);
+	slow_close(&n->slow);
+}
+
+/* Queues a command; its user data is @tag */
+static void nvme_queue(struct nvme *n, int tag, bool write, void *buf, size_t len,
+		       off_t pos)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&n->ring);
+	struct nvme_uring_cmd *cmd;
+
+	if (!sqe)
+		return;		/* one less is submitted then */
+	/* Twice as long as others: IORING_SETUP_SQE128 */
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = n->fd;
+	sqe->cmd_op = NVME_URING_CMD_IO;
+	sqe->user_data = tag;
+	cmd = (void *)sqe->cmd;
+	cmd->opcode = write ? 1 : 2;
+	cmd->nsid = n->nsid;
+	cmd->addr = (unsigned long)buf;
+	cmd->data_len = len;
+	cmd->cdw10 = pos / n->block;
+	cmd->cdw12 = len / n->block - 1;
+}
+
+/* 0 if that many commands have succeeded */
+static int nvme_reap(struct nvme *n, int nr)
+{
+	int ret = 0;
+
+	while (nr--) {
+		struct io_uring_cqe *cqe;
+		int err = io_uring_wait_cqe(&n->ring, &cqe);
+
+		if (err)
+			return err;
+		if (cqe->res)
+			ret = cqe->res;
+		io_uring_cqe_seen(&n->ring, cqe);
+	}
+	return ret;
+}
+
+static off_t piece_pos(int i)
+{
+	return i * 2 * PIECE;
+}
+
+FIXTURE(passthrough) {
+	struct nvme n;
+	struct grab grab;
+	struct mem m;
+	bool ready;
+};
+
+FIXTURE_VARIANT(passthrough) {
+	enum mem_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(passthrough, anon) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(passthrough, thp) { .kind = MEM_THP };
+
+FIXTURE_SETUP(passthrough)
+{
+	NEED("NOPIN_SLOW_NVME");
+	pin_to_cpu(0);
+	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
+	ASSERT_EQ(0, grab_init(&self->grab, variant->kind, 2 * 2 * MB));
+	ASSERT_EQ(0, nvme_open(&self->n));
+	ASSERT_EQ(0, mem_get(&self->m, variant->kind, 2 * MB));
+	self->ready = true;
+}
+
+FIXTURE_TEARDOWN(passthrough)
+{
+	if (!self->ready)
+		return;
+	nvme_close(&self->n);
+	mem_put(&self->m);
+	grab_exit(&self->grab);
+	wait_ms_set(DEFAULT_WAIT_MS);
+}
+
+/* The right data, and no pins for it */
+TEST_F_TIMEOUT(passthrough, bytes, 60)
+{
+	unsigned long pins = vmstat("nr_foll_pin_acquired"), bios = vmstat("nopin_bio");
+	struct nvme *n = &self->n;
+	char *p = self->m.p + PAGE;	/* as a part of a huge page */
+
+	for (int i = 0; i < 4; i++) {
+		pat_fill(p, PIECE, i + 1, 0);
+		nvme_queue(n, 0, true, p, PIECE, 0);
+		ASSERT_EQ(1, io_uring_submit(&n->ring));
+		ASSERT_EQ(0, nvme_reap(n, 1));
+		memset(p, 0, PIECE);
+		nvme_queue(n, 0, false, p, PIECE, 0);
+		ASSERT_EQ(1, io_uring_submit(&n->ring));
+		ASSERT_EQ(0, nvme_reap(n, 1));
+		EXPECT_EQ(-1, pat_check(p, PIECE, i + 1, 0));
+	}
+	if (mode_get() == MODE_NOPIN) {
+		EXPECT_EQ(pins, vmstat("nr_foll_pin_acquired"));
+		EXPECT_EQ(bios + 8, vmstat("nopin_bio"));
+	} else {
+		EXPECT_LT(pins, vmstat("nr_foll_pin_acquired"));
+	}
+	EXPECT_EQ(vmstat("nr_foll_pin_released"), vmstat("nr_foll_pin_acquired"));
+}
+
+/* Commands in flight, and their issuer replaces the memory */
+static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
+		      struct mem *m, struct grab *grab, bool write)
+{
+	unsigned long pinned, waits;
+	uint64_t seed = now_ms(), start;
+
+	if (!write)
+		ASSERT_EQ(0, target_fill(&n->slow.t, 2 * LEN, seed, 0));
+	for (int i = 0; i < NR; i++)
+		pat_fill(m->p + i * PIECE, PIECE, write ? seed : ~seed, piece_pos(i));
+	pinned = vmstat("nopin_pinned");
+	waits = vmstat("nopin_wait");
+	ASSERT_EQ(0, slow_prime(&n->slow, write, HEAD_MS));
+	for (int i = 0; i < NR; i++)
+		nvme_queue(n, i, write, m->p + i * PIECE, PIECE, piece_pos(i));
+	ASSERT_EQ(NR, io_uring_submit(&n->ring));
+	start = now_ms();
+	ASSERT_EQ(0, madvise(m->p, m->len, MADV_DONTNEED));
+	note("%s: the memory is free after %u ms", write ? "write" : "read",
+	     (unsigned int)(now_ms() - start));
+
+	/* Whatever was freed is used at once by somebody else */
+	ASSERT_EQ(0, grab_fill(grab));
+	if (mode_get() == MODE_NOPIN) {
+		EXPECT_LT(waits, vmstat("nopin_wait"));
+		EXPECT_EQ(pinned, vmstat("nopin_pinned"));
+	}
+	ASSERT_EQ(0, nvme_reap(n, NR));
+	EXPECT_EQ(-1, grab_check(grab));
+	EXPECT_EQ(-1, byte_check(m->p, LEN, 0));
+	for (int i = 0; write && i < NR; i++)
+		EXPECT_EQ(-1, target_check(&n->slow.t, PIECE, seed, piece_pos(i)));
+}
+
+TEST_F_TIMEOUT(passthrough, unmap_read, 60)
+{
+	in_flight(_metadata, &self->n, &self->m, &self->grab, false);
+}
+
+TEST_F_TIMEOUT(passthrough, unmap_write, 60)
+{
+	in_flight(_metadata, &self->n, &self->m, &self->grab, true);
+}
+
+/* A request that is never issued: the device does not know the command */
+TEST_F_TIMEOUT(passthrough, refused, 60)
+{
+	struct nvme_passthru_cmd cmd = {
+		.opcode = 2,
+		.nsid = self->n.nsid,
+		.addr = (unsigned long)self->m.p,
+		.data_len = PIECE,
+		/* behind the end */
+		.cdw10 = ~0U,
+		.cdw12 = PIECE / self->n.block - 1,
+	};
+
+	EXPECT_LT(0, ioctl(self->n.fd, NVME_IOCTL_IO_CMD, &cmd));
+	EXPECT_EQ(vmstat("nr_foll_pin_released"), vmstat("nr_foll_pin_acquired"));
+	/* Nothing is left that this would wait for, or it takes very long */
+	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
+	/* Longer than a request can be */
+	cmd.data_len = 2 * MB;
+	cmd.cdw12 = 2 * MB / self->n.block - 1;
+	EXPECT_EQ(-1, ioctl(self->n.fd, NVME_IOCTL_IO_CMD, &cmd));
+	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
+}
+
+TEST_HARNESS_MAIN
