@@ -5,14 +5,14 @@
     paths.py [--rst] LOG...            a table in Markdown, or in reStructuredText
     paths.py --tap CLAIMS LOG|-        TAP, a result for each path and kind of I/O
 
-The logs are passed on with --tap, as comments, so that its output is a log as well."""
+Standard input is passed on with --tap, as comments: the output is a log as well."""
 
 import argparse
 import fnmatch
 import sys
 
 COMMANDS = ("sg", "bsg", "nvme")        # kinds for a table of their own
-WORDS = ("nopin", "pinned", "held", "buffered", "referenced", "refused")
+WORDS = ("nopin", "pinned", "held", "buffered", "refused")
 
 
 class Line:
@@ -51,8 +51,6 @@ class Line:
     def wrong(self, claim):
         """Does it contradict the claim?"""
         what = self.what()
-        if claim == "referenced":
-            claim = "buffered"
         if self.mode == "pin" and claim.split(":")[0] in ("nopin", "pinned"):
             claim = "pinned"
         if what != claim:
@@ -75,18 +73,19 @@ class Claims:
                     sys.exit(f"{name}:{number}: not PATH KIND DIRECTION CLAIM: {text}")
                 self.lines.append(fields + [False])
 
-    def of(self, line):
+    def of(self, path, kind, direction, size=""):
+        """Of a path, a kind, maybe with a size, and a direction"""
         for claim in self.lines:
-            if all(fnmatch.fnmatch(got, want) for got, want in
-                   zip((line.path, line.kind, line.dir), claim)):
+            if fnmatch.fnmatch(path, claim[0]) and fnmatch.fnmatch(direction, claim[2]) and \
+                    any(fnmatch.fnmatch(k, claim[1]) for k in (kind, f"{kind}/{size}")):
                 claim[4] = True
                 return claim[3]
         return None
 
-    def unused(self, seen):
-        """Those that nothing fits, though their path was there"""
+    def unused(self, skipped):
+        """Those that nothing fits, unless that may be for what was skipped"""
         return [" ".join(c[:4]) for c in self.lines
-                if not c[4] and any(fnmatch.fnmatch(path, c[0]) for path in seen)]
+                if not c[4] and not any(fnmatch.fnmatch(path, c[0]) for path in skipped)]
 
 
 class Tap:
@@ -102,12 +101,12 @@ class Tap:
             print("#", line)
         print("ok" if ok else "not ok", self.number, name, flush=True)
 
-    def path(self, lines):
-        """All lines of one path"""
+    def path(self, lines, left):
+        """All lines of one path, and the pins that are left"""
         for kind in dict.fromkeys(line.kind for line in lines):
             said, bad = {}, []
             for line in (line for line in lines if line.kind == kind):
-                claim = self.claims.of(line)
+                claim = self.claims.of(line.path, line.kind, line.dir, line.size)
                 said.setdefault(claim or "no claim", set()).add(line.dir)
                 if claim is None or line.wrong(claim):
                     bad.append(f"claimed {claim}, counted {line.what()}: {line.counts()}")
@@ -117,44 +116,46 @@ class Tap:
             if modes != {"pin", "nopin"}:
                 bad.append("not in both modes")
             self.result(not bad, f"{lines[0].path} {kind}: {text}", bad)
+        self.result(left == 0, f"{lines[0].path}: pins taken are pins released",
+                    [f"{left} pins left"] if left else [])
 
 
-def tap(claims, file):
+def tap(claims, file, echo):
     """Judge one log as it comes"""
     out = Tap(claims)
-    pending, seen, left = [], [], None
+    lines, skipped, left, ended = [], [], None, None
 
     def flush():
-        if pending:
-            seen.append(pending[0].path)
-            out.path(pending)
-            pending.clear()
+        nonlocal left
+        if lines:
+            out.path(lines, left)
+            lines.clear()
+        left = None
 
     for text in file:
-        print(text if text.startswith("#") else "# " + text, end="", flush=True)
-        fields = text.rstrip("\n").split("|")
+        if echo:
+            print(text if text.startswith("#") else "# " + text, end="", flush=True)
+        fields = text.rstrip("\n").split("|", 2)
         if fields[0] == "# path":
             line = Line(text)
-            if pending and pending[0].path != line.path:
+            if lines and lines[0].path != line.path:
                 flush()
-            pending.append(line)
-        elif fields[0] == "# skip":
+            lines.append(line)
+        elif fields[0] == "# left":
+            left = int(fields[2])
             flush()
+        elif fields[0] == "# skip":
+            skipped.append(fields[1])
             out.result(True, f"{fields[1]} # SKIP {fields[2]}")
         elif fields[0] == "# fail":
-            flush()
             out.result(False, f"{fields[1]}: {fields[2]}")
         elif fields[0] == "# end":
-            flush()
-            left = fields[1]
+            ended = fields[1]
     flush()
-    if left is None:
-        out.result(False, "paths.sh came to its end")
-    else:
-        out.result(left == "0", "pins taken are pins released",
-                   [f"{left} pins were not released"] if left != "0" else [])
-    unused = claims.unused(seen)
-    out.result(not unused, "all claims are of use", unused)
+    out.result(ended is not None, "paths.sh came to its end")
+    if ended == "all":
+        unused = claims.unused(skipped)
+        out.result(not unused, "all claims are of use", unused)
     print(f"1..{out.number}")
     return 1 if out.failed else 0
 
@@ -257,9 +258,9 @@ def main():
             parser.error("--tap takes one log")
         claims = Claims(args.tap)
         if args.log[0] == "-":
-            sys.exit(tap(claims, sys.stdin))
+            sys.exit(tap(claims, sys.stdin, True))
         with open(args.log[0], encoding="utf-8", errors="replace") as f:
-            sys.exit(tap(claims, f))
+            sys.exit(tap(claims, f, False))
 
     paths, skips = read(args.log)
     if not paths:
