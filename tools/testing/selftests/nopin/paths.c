@@ -6,8 +6,9 @@
  *
  * TARGET is a block device, a file (made if it is not there), or what a GROUP of
  * kinds of I/O wants. Without a GROUP it is "file", reads and writes by any system
- * call, and "poll", those that are polled. Each kind does some writes and reads back what it wrote. For each kind,
- * size and direction one line is printed for paths.py:
+ * call, and "poll", those that are polled. Each kind does some writes and reads
+ * back what it wrote. For each kind, size and direction one line is printed for
+ * paths.py:
  *
  *	# path|NAME|KIND|SIZE|DIRECTION|MODE|BIOS|PINS|HELD|CAUSES|ERROR
  *
@@ -16,8 +17,8 @@
  * I/O that were counted, as "device=1 fs=1". ERROR is why there is nothing to
  * count: the name of an errno, or "data" if what was read is wrong.
  *
- * Exits with 0 unless a kind could not even be tried: what the lines are worth
- * is for paths.py to say.
+ * Exits with 0 unless the target could not be opened: what the lines are worth is
+ * for paths.py to say.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -526,8 +527,8 @@ static void run_size(const struct kind *k, size_t len)
 int main(int argc, char **argv)
 {
 	static const size_t sizes[] = { 4 * KB, 64 * KB };
-	static char *usual[] = { "file", "poll" };
-	char **groups = usual;
+	static const char *const usual[] = { "file", "poll" };
+	const char *const *groups = usual;
 	int nr_groups = ARRAY_SIZE(usual), done = 0;
 	struct mem m;
 	int ret;
@@ -539,7 +540,7 @@ int main(int argc, char **argv)
 	target.name = argv[1];
 	target.path = argv[2];
 	if (argc > 3) {
-		groups = argv + 3;
+		groups = (const char *const *)argv + 3;
 		nr_groups = argc - 3;
 	}
 	find_causes();

@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #define SECTOR		512
-#define MB		(1UL << 20)
+#define MB		(1024UL * 1024)
 #define DISK_SIZE	(32 * MB)
 #define MAX_IO		(1 * MB)
 
@@ -92,7 +92,7 @@ static int nbd_serve(int fd)
 	return 0;
 }
 
-static int nbd(const char *path)
+static int run_nbd(const char *path)
 {
 	int fd = open(path, O_RDWR);
 	int s[2];
@@ -195,7 +195,7 @@ static int ublk_io(const struct ublksrv_io_desc *d, char *data)
 	return -EOPNOTSUPP;
 }
 
-static int ublk(int id)
+static int run_ublk(int id)
 {
 	struct ublksrv_ctrl_dev_info info = {
 		.nr_hw_queues		= 1,
@@ -348,10 +348,10 @@ static int fuse_answer(const struct fuse_in_header *in, const void *arg, void *o
 	case FUSE_FSYNC:
 		return 0;
 	}
-	return -ENOSYS;
+	return -EOPNOTSUPP;
 }
 
-static int fuse(const char *dir)
+static int run_fuse(const char *dir)
 {
 	size_t size = sizeof(struct fuse_out_header) + MAX_IO;
 	struct fuse_in_header *in = memory(2 * MAX_IO);
@@ -387,7 +387,7 @@ static int fuse(const char *dir)
 
 /* ---- fscrypt ---- */
 
-static int encrypt(const char *dir)
+static int run_encrypt(const char *dir)
 {
 	struct fscrypt_policy_v2 policy = {
 		.version			= FSCRYPT_POLICY_V2,
@@ -421,13 +421,13 @@ int main(int argc, char **argv)
 	if (argc == 3) {
 		disk = memory(DISK_SIZE);
 		if (!strcmp(argv[1], "nbd"))
-			return nbd(argv[2]);
+			return run_nbd(argv[2]);
 		if (!strcmp(argv[1], "ublk"))
-			return ublk(atoi(argv[2]));
+			return run_ublk(atoi(argv[2]));
 		if (!strcmp(argv[1], "fuse"))
-			return fuse(argv[2]);
+			return run_fuse(argv[2]);
 		if (!strcmp(argv[1], "encrypt"))
-			return encrypt(argv[2]);
+			return run_encrypt(argv[2]);
 	}
 	fprintf(stderr, "usage: paths_serve nbd|ublk|fuse|encrypt WHERE\n");
 	return 2;
