@@ -73,11 +73,10 @@ class Claims:
                     sys.exit(f"{name}:{number}: not PATH KIND DIRECTION CLAIM: {text}")
                 self.lines.append(fields + [False])
 
-    def of(self, path, kind, direction, size=""):
-        """Of a path, a kind, maybe with a size, and a direction"""
+    def of(self, *what):
+        """Of a path, a kind and a direction"""
         for claim in self.lines:
-            if fnmatch.fnmatch(path, claim[0]) and fnmatch.fnmatch(direction, claim[2]) and \
-                    any(fnmatch.fnmatch(k, claim[1]) for k in (kind, f"{kind}/{size}")):
+            if all(fnmatch.fnmatch(got, want) for got, want in zip(what, claim)):
                 claim[4] = True
                 return claim[3]
         return None
@@ -106,7 +105,7 @@ class Tap:
         for kind in dict.fromkeys(line.kind for line in lines):
             said, bad = {}, []
             for line in (line for line in lines if line.kind == kind):
-                claim = self.claims.of(line.path, line.kind, line.dir, line.size)
+                claim = self.claims.of(line.path, line.kind, line.dir)
                 said.setdefault(claim or "no claim", set()).add(line.dir)
                 if claim is None or line.wrong(claim):
                     bad.append(f"claimed {claim}, counted {line.what()}: {line.counts()}")
