@@ -18,7 +18,7 @@ help:
 	@echo 'make deps            install the Debian packages that are missing'
 	@echo 'make tree            build/linux: kernel source, overlay, patches'
 	@echo 'make refresh         take edits in build/linux back into the patches'
-	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off'
+	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off arm64'
 	@echo 'make clean           remove what was built (not the kernel source)'
 	@echo
 	@echo '$(VM)/run -- COMMAND  runs a command in a kernel that was built'
@@ -48,9 +48,10 @@ check-mutants: deps
 	@$(VM)/check mutants
 
 check-long: deps
+	@$(VM)/deps arm64
 	@$(VM)/check long
 
 clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),build/$(basename $(notdir $f))) \
-		build/check build/vm build/selftests build/demo build/bench build/warn build/warn-stock \
-		build/linux-stock
+		build/check build/vm build/selftests build/selftests-arm64 build/demo build/bench \
+		build/warn build/warn-stock build/linux-stock

@@ -24,6 +24,16 @@ note()
 	echo "$me: $*"
 }
 
+# What depends on the processor that a flavour is for.
+target()
+{
+	# shellcheck disable=SC2034 # used by those who source this
+	case $1 in
+	arm64*) arch=arm64 cross=aarch64-linux-gnu- image=Image qemu=qemu-system-aarch64 ;;
+	*) arch=x86 cross='' image=bzImage qemu=qemu-system-x86_64 ;;
+	esac
+}
+
 # One lock for everything that changes build/linux or compiles from it. Scripts
 # that call each other inherit it, and so does the user of
 # "flock build/.lock make kernel".

@@ -5,7 +5,8 @@
 #
 #	vm.sh pin|nopin FLAVOR [ARGUMENT of run.sh...]
 #
-# VM_RUN in the environment holds more options for tools/testing/vm/run.
+# VM_RUN in the environment holds more options for tools/testing/vm/run. On arm64
+# there is no persistent memory.
 
 set -eu
 
@@ -19,7 +20,21 @@ fi
 mode=$1 flavor=$2
 shift 2
 
-make -s -C "$here"
+bin=$repo/build/selftests pmem='--pmem 320M'
+case $flavor in
+arm64*)
+	root=$repo/build/root-arm64
+	[ -e "$root.made" ] || {
+		echo "vm.sh: no $root: run tools/testing/vm/deps arm64" >&2
+		exit 2
+	}
+	bin=$bin-arm64 pmem=''
+	make -s -C "$here" OUTPUT="$bin" CC="aarch64-linux-gnu-gcc --sysroot=$root"
+	;;
+*)
+	make -s -C "$here"
+	;;
+esac
 
 # shellcheck disable=SC2086
 exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
@@ -32,6 +47,7 @@ exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
 	--disk virtio,size=320M,iops=200 \
 	--disk virtio,size=112M,iops=200 \
 	--disk nvme,size=80M,iops=200 \
-	--pmem 320M \
+	$pmem \
 	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M" \
-	--timeout 1800 ${VM_RUN-} -- "$here/run.sh" "$mode" "$@"
+	--timeout 1800 ${VM_RUN-} -- \
+	env NOPIN_BIN="$bin" "$here/run.sh" "$mode" "$@"
