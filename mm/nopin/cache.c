@@ -162,22 +162,29 @@ static bool nopin_page_valid(const struct nopin_cache *cache, unsigned int page)
  */
 static bool nopin_uses_pkeys(struct mm_struct *mm)
 {
-#ifdef CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS
+#if defined(CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS) || \
+	defined(CONFIG_ARM64_POE)
 	return READ_ONCE(mm_pkey_allocation_map(mm)) & ~BIT(0);
 #else
 	return IS_ENABLED(CONFIG_ARCH_HAS_PKEYS);
 #endif
 }
 
-/* Note whether the page at @page + 1 is right behind that at @page */
-static void nopin_set_next(struct nopin_cache *cache, unsigned int page)
+/*
+ * Note whether the page at @page + 1 is right behind that at @page. Those from
+ * @start to @end are about to become valid.
+ */
+static void nopin_set_next(struct nopin_cache *cache, unsigned int page,
+			   unsigned int start, unsigned int end)
 {
 	u64 *word = &cache->next[page / NOPIN_BITS_PER_WORD];
 	u64 bit = BIT_ULL(page % NOPIN_BITS_PER_WORD);
 	const struct bio_vec *bv = &cache->bvec[page];
 
-	if (page + 1 < NOPIN_CHUNK_PAGES && nopin_page_valid(cache, page) &&
-	    nopin_page_valid(cache, page + 1) &&
+	if (page + 1 < NOPIN_CHUNK_PAGES &&
+	    ((page >= start && page < end) || nopin_page_valid(cache, page)) &&
+	    ((page + 1 >= start && page + 1 < end) ||
+	     nopin_page_valid(cache, page + 1)) &&
 	    bv[1].bv_page == bv->bv_page + 1 &&
 	    nopin_mergeable(bv, bv[1].bv_page))
 		WRITE_ONCE(*word, *word | bit);
@@ -195,7 +202,7 @@ static void nopin_break_up(struct nopin_cache *cache)
 			bvec_set_page(&cache->bvec[page],
 				      cache->huge.bv_page + page, PAGE_SIZE, 0);
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
-		nopin_set_next(cache, page);
+		nopin_set_next(cache, page, 0, 0);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
 	smp_store_release(&cache->whole, NOPIN_WHOLE_NOT);
 }
@@ -293,6 +300,14 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 				in_page = bv->bv_offset;
 			}
 		}
+		/*
+		 * What these bits tell of earlier translations must be gone
+		 * before the pages are valid: others read them from then on.
+		 * Of the page in front as well; nobody reads it who has not
+		 * this one.
+		 */
+		for (page = start ? start - 1 : 0; page < end; page++)
+			nopin_set_next(cache, page, start, end);
 	}
 
 	page = start;
@@ -304,10 +319,6 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		smp_store_release(&cache->valid[dir][i],
 				  cache->valid[dir][i] | mask);
 	} while (page < end);
-	/* Of the page in front as well; nobody reads it who has not this one */
-	if (!cache->whole)
-		for (page = start ? start - 1 : 0; page < end; page++)
-			nopin_set_next(cache, page);
 	nopin_make_young(chunk, start, end, dir);
 
 	count_vm_event(NOPIN_REVALIDATE);
@@ -379,9 +390,12 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 				/*
 				 * Bits of these pages are not set by others: it
 				 * would take to enter them. Those of their
-				 * neighbours are.
+				 * neighbours are. But while there is an array,
+				 * nopin_free_idle() may have taken the bits
+				 * away for a moment, and the lock is to tell.
 				 */
-				if (!(READ_ONCE(chunk->cache.valid[dir][i]) & mask))
+				if (!(READ_ONCE(chunk->cache.valid[dir][i]) & mask) &&
+				    !READ_ONCE(chunk->cache.bvec))
 					continue;
 				spin_lock(&range->lock);
 				nopin_forget_bits(chunk, dir, i,

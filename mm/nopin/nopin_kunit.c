@@ -2488,6 +2488,15 @@ static long secretmem_fd(void)
 
 	return x64_sys_call(&regs, __NR_memfd_secret);
 }
+#elif defined(CONFIG_SECRETMEM) && defined(CONFIG_ARM64)
+asmlinkage long __arm64_sys_memfd_secret(const struct pt_regs *regs);
+
+static long secretmem_fd(void)
+{
+	struct pt_regs regs = {};
+
+	return __arm64_sys_memfd_secret(&regs);
+}
 #else
 static long secretmem_fd(void)
 {
@@ -3440,7 +3449,7 @@ static unsigned long cache_addr(unsigned int page)
  */
 static struct page *some_page(struct kunit *test)
 {
-	KUNIT_ASSERT_GT(test, _end - _text, 4 * CACHE_PAGES * PAGE_SIZE);
+	KUNIT_ASSERT_GT(test, _end - _text, 3 * CACHE_PAGES * PAGE_SIZE);
 	return pfn_to_page(PHYS_PFN(__pa_symbol(_text)));
 }
 
@@ -3702,8 +3711,8 @@ static void test_unknown_page(struct kunit *test)
 				      page + next);
 
 		/* another page is there now */
-		learn(test, range, bad, 1, dir, page + 3 * CACHE_PAGES, false);
-		EXPECT_CACHED(test, range, bad, 1, dir, page + 3 * CACHE_PAGES);
+		learn(test, range, bad, 1, dir, page + 2 * CACHE_PAGES, false);
+		EXPECT_CACHED(test, range, bad, 1, dir, page + 2 * CACHE_PAGES);
 		change(range, bad, 1);
 		learn(test, range, bad, 1, NOPIN_FROM_DEVICE, page + bad,
 		      false);
@@ -3916,7 +3925,7 @@ static void test_break_up(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct nopin_range *range = f->cached;
-	struct page *page = some_page(test), *other = page + 3 * CACHE_PAGES;
+	struct page *page = some_page(test), *other = page + 2 * CACHE_PAGES;
 	const struct bio_vec *bv, *now;
 	struct bio_vec copy = {};
 	enum nopin_dir dir;
@@ -4368,6 +4377,90 @@ static void test_age(struct kunit *test)
 	}
 }
 
+#define RACE_ROUNDS	2000
+
+static int op_age_fn(struct op *op)
+{
+	while (!READ_ONCE(*(bool *)op->arg)) {
+		nopin_cache_age();
+		cond_resched();
+	}
+	return 0;
+}
+
+/* A change is not overlooked by those who look for memory that is not in use */
+static void test_change_during_age(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page = some_page(test);
+	unsigned int i, known = 0;
+	bool stop = false;
+	struct op *op;
+
+	/* What somebody uses keeps all of it */
+	learn(test, range, 0, 1, NOPIN_TO_DEVICE, page, false);
+	enter_opened(test, range, 0, 1, NOPIN_TO_DEVICE);
+	op = op_run(test, &(struct op) { .fn = op_age_fn, .arg = &stop });
+	for (i = 0; i < RACE_ROUNDS && !known; i++) {
+		learn(test, range, 100, 8, NOPIN_TO_DEVICE, page + 100, false);
+		change(range, 100, 8);
+		known = nopin_count_cached(range, 100, 108);
+		cond_resched();
+	}
+	WRITE_ONCE(stop, true);
+	KUNIT_EXPECT_TRUE(test, op_done(op));
+	KUNIT_EXPECT_EQ_MSG(test, known, 0, "in round %u", i);
+}
+
+static int op_learn_fn(struct op *op)
+{
+	struct bio_vec bv[2];
+	int ret;
+
+	bvec_set_page(&bv[0], op->arg, (op->nr - 1) * PAGE_SIZE, 0);
+	bvec_set_page(&bv[1], (struct page *)op->arg + op->nr, PAGE_SIZE, 0);
+	do {
+		nopin_open(op->range, op->first, op->nr, op->dir, false);
+		ret = nopin_enter(op->range, op->first, op->nr, op->dir);
+	} while (ret == -EAGAIN);
+	if (ret)
+		return ret;
+	nopin_learn(op->range, op->first, op->nr, op->dir, bv, 0, false);
+	nopin_exit(op->range, op->first, op->nr, op->dir);
+	return 0;
+}
+
+/* A page that was replaced does not follow the one in front, not for a moment */
+static void test_contiguous_race(struct kunit *test)
+{
+	const unsigned int nr = NOPIN_CHUNK_PAGES;
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct nopin_cache *cache = &nopin_chunk(range, 0)->cache;
+	struct page *page = some_page(test);
+	unsigned int i, wrong = 0;
+	struct op *op;
+
+	for (i = 0; i < 50 && !wrong; i++) {
+		learn(test, range, 0, nr, NOPIN_TO_DEVICE, page, false);
+		change(range, nr - 1, 1);
+		enter_opened(test, range, nr - 2, 2, NOPIN_TO_DEVICE);
+		op = op_run(test, &(struct op) {
+			.fn = op_learn_fn, .range = range, .nr = nr,
+			.dir = NOPIN_TO_DEVICE, .arg = page });
+		while (!nopin_cached(range, nr - 2, 2, NOPIN_TO_DEVICE) &&
+		       !completion_done(&op->done))
+			cond_resched();
+		wrong += nopin_contiguous(cache, nr - 2, 2);
+		KUNIT_ASSERT_TRUE(test, op_done(op));
+		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		leave_all(f);
+		change(range, 0, nr);
+	}
+	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "in round %u", i);
+}
+
 /* Beyond what one look-up can answer, and where there is nothing to look at */
 static void test_enter_cached_bounds(struct kunit *test)
 {
@@ -4783,6 +4876,8 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(test_enter_cached_bounds),
 	KUNIT_CASE(test_contiguous),
 	KUNIT_CASE(test_age),
+	KUNIT_CASE(test_change_during_age),
+	KUNIT_CASE(test_contiguous_race),
 	KUNIT_CASE(test_cached_pages),
 	KUNIT_CASE(test_cached_thp),
 	KUNIT_CASE_PARAM(test_cached_change, change_gen_params),

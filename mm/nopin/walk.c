@@ -183,6 +183,12 @@ static int nopin_pmd_leaf(struct nopin_walk *walk, pmd_t pmd,
 	return 0;
 }
 
+/* Not all architectures have pud_dirty(). The bits are those of a PTE, as hugetlb has it */
+static bool nopin_pud_dirty(pud_t pud)
+{
+	return pte_dirty(__pte(pud_val(pud)));
+}
+
 static int nopin_pud_leaf(struct nopin_walk *walk, pud_t pud,
 			  unsigned long addr, unsigned long end)
 {
@@ -190,7 +196,7 @@ static int nopin_pud_leaf(struct nopin_walk *walk, pud_t pud,
 
 	if (!pud_access_permitted(pud, walk->write))
 		return -EFAULT;
-	if (walk->write && !pud_dirty(pud) && !nopin_broken(DIRTY))
+	if (walk->write && !nopin_pud_dirty(pud) && !nopin_broken(DIRTY))
 		return -EFAULT;
 	if (!nopin_huge_ok(page, pud_special(pud), pud_devmap(pud),
 			   pud_young(pud)))
