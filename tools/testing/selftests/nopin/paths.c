@@ -40,7 +40,7 @@
 #include "kselftest.h"
 
 #define NR		4	/* I/Os of a kind, a size and a direction */
-#define FILE_SIZE	(8 * MB)
+#define FILE_SIZE	(2 * MB)
 #define PIECES		4
 #define MAX_LEN		(64 * KB)
 #define FALLBACK_DIR	"/sys/kernel/mm/nopin/fallback"

@@ -348,7 +348,8 @@ static int fuse_answer(const struct fuse_in_header *in, const void *arg, void *o
 	case FUSE_FSYNC:
 		return 0;
 	}
-	return -EOPNOTSUPP;
+	/* Do not ask again */
+	return -ENOSYS;
 }
 
 static int run_fuse(const char *dir)
