@@ -390,11 +390,12 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 				/*
 				 * Bits of these pages are not set by others: it
 				 * would take to enter them. Those of their
-				 * neighbours are. But while there is an array,
-				 * nopin_free_idle() may have taken the bits
-				 * away for a moment, and the lock is to tell.
+				 * neighbours are. But as long as there is an
+				 * array, nopin_free_idle() may have taken them
+				 * away for a moment, with the lock held. Bits
+				 * before array: it does not, if there is none.
 				 */
-				if (!(READ_ONCE(chunk->cache.valid[dir][i]) & mask) &&
+				if (!(smp_load_acquire(&chunk->cache.valid[dir][i]) & mask) &&
 				    !READ_ONCE(chunk->cache.bvec))
 					continue;
 				spin_lock(&range->lock);
