@@ -28,7 +28,6 @@ R2	flush		selfmap:read_same
 R3	block		errors:read
 R4	memalloc	nopin-protocol.test_refused_in_reclaim
 R4	memalloc	reclaim:pageout
-R5	late_exit	starve:submitter
 R5	late_exit	passthrough:unmap_read
 R6	polled		accounting:polled
 R7	device		accounting:loop
