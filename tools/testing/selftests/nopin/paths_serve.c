@@ -119,11 +119,11 @@ static int run_nbd(const char *path)
 
 #define UBLK_DEPTH	8
 
-static int ublk_control(struct io_uring *ring, int fd, int id, unsigned int op,
-			void *arg, size_t len, unsigned long data)
+/* A command; of which kind is for the caller to fill in */
+static struct io_uring_sqe *ublk_command(struct io_uring *ring, int fd,
+					 unsigned int op)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-	struct ublksrv_ctrl_cmd *cmd;
 
 	if (!sqe)
 		die("io_uring");
@@ -132,7 +132,15 @@ static int ublk_control(struct io_uring *ring, int fd, int id, unsigned int op,
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = fd;
 	sqe->cmd_op = op;
-	cmd = (void *)sqe->cmd;
+	return sqe;
+}
+
+static int ublk_control(struct io_uring *ring, int fd, int id, unsigned int op,
+			void *arg, size_t len, unsigned long data)
+{
+	struct io_uring_sqe *sqe = ublk_command(ring, fd, op);
+	struct ublksrv_ctrl_cmd *cmd = (void *)sqe->cmd;
+
 	cmd->dev_id = id;
 	cmd->queue_id = -1;
 	cmd->addr = (unsigned long)arg;
@@ -158,17 +166,10 @@ static int ublk_control_wait(struct io_uring *ring)
 static void ublk_next(struct io_uring *ring, int fd, unsigned int op,
 		      unsigned int tag, int result, char *data)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-	struct ublksrv_io_cmd *cmd;
+	struct io_uring_sqe *sqe = ublk_command(ring, fd, op);
+	struct ublksrv_io_cmd *cmd = (void *)sqe->cmd;
 
-	if (!sqe)
-		die("io_uring");
-	memset(sqe, 0, 2 * sizeof(*sqe));
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = fd;
-	sqe->cmd_op = op;
 	sqe->user_data = tag;
-	cmd = (void *)sqe->cmd;
 	cmd->tag = tag;
 	cmd->result = result;
 	cmd->addr = (unsigned long)data;
