@@ -19,6 +19,7 @@
 
 #define CGROUP	"/tmp/nopin/cgroup"
 #define BUSY	(24 * MB)
+#define STEPS	40
 
 static int cgroup_put(const char *file, const char *val)
 {
@@ -110,16 +111,20 @@ static int aging(const char *dev)
 	if (pthread_create(&th, NULL, busy_thread, &b))
 		return 14;
 
-	/* Nothing but the busy buffer is fetched back from swap, if it was there */
-	getrusage(RUSAGE_SELF, &before);
-
-	/* More, a little at a time: reclaim has to look around repeatedly */
-	for (int i = 0; i < 24; i++) {
+	/*
+	 * More, a little at a time: reclaim has to look around repeatedly. At
+	 * first all is equally young to it, and who is the first to be old when it
+	 * comes round is a matter of luck.
+	 */
+	for (int i = 0; i < STEPS; i++) {
 		char *p = mmap(NULL, MB, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (p == MAP_FAILED)
 			return 16;
+		/* Nothing but the busy buffer is fetched back from swap */
+		if (i == STEPS / 4)
+			getrusage(RUSAGE_SELF, &before);
 		memset(p, i + 1, MB);
 		passes = __atomic_load_n(&b.passes, __ATOMIC_ACQUIRE);
 		for (int ms = 0; ms < 3000 && !b.err; ms += 5) {
@@ -144,7 +149,11 @@ static int aging(const char *dev)
 	return fetched < (long)(BUSY / PAGE / 100) ? 0 : 1;
 }
 
-TEST(busy_stays)
+FIXTURE(aging) { };
+FIXTURE_SETUP(aging) { }
+FIXTURE_TEARDOWN(aging) { }
+
+TEST_F_TIMEOUT(aging, busy_stays, 240)
 {
 	int status;
 	pid_t pid;

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
@@ -67,6 +68,12 @@ TEST_F(nowait, works)
 		pat_fill(self->m.p, LEN, write ? i : ~i, 0);
 		if (i % 8 == 0)
 			ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_DONTNEED));
+		/*
+		 * Nor does a write wait for a transaction that changes the times of
+		 * the file: they have to be those of this tick already
+		 */
+		if (write && strcmp(variant->env, "NOPIN_RAW"))
+			ASSERT_EQ(0, futimens(self->t.fd, NULL));
 		ret = nowait_rw(self->t.fd, write, self->m.p, LEN, 0);
 		if (ret == -EAGAIN)
 			continue;
@@ -78,6 +85,7 @@ TEST_F(nowait, works)
 			ASSERT_EQ(-1, pat_check(self->m.p, LEN, i, 0));
 		}
 	}
+	note("%d of 100 reads and %d of 100 writes", worked[0], worked[1]);
 	EXPECT_LT(0, worked[0]);
 	EXPECT_LT(0, worked[1]);
 }
