@@ -26,7 +26,7 @@ CLASSES = {
     "lookup": """
         iov_iter_extract_pages pin_user_pages_fast is_valid_gup_args gup_fast_.* try_get_folio
         try_grab_folio.* __pte_offset_map bio_iov_iter_get_pages __bio_add_page
-        bvec_try_merge_page bio_nopin_(get|point|enter|alloc|inline|add|copy|prepare)_?.* bio_nopin_single memcpy_orig
+        bvec_try_merge_page bio_nopin_(get|join|point|enter|alloc|inline|add|copy|prepare)_?.* bio_nopin_single memcpy_orig
         nopin_enter.* nopin_make_young nopin_open nopin_cached nopin_learn nopin_walk.* nopin_pte_ok
         nopin_huge_ok nopin_index nopin_len nopin_mm_.* nopin_young
         nopin_check""",

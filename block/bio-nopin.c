@@ -501,37 +501,17 @@ void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 }
 #endif
 
-/* bio_nopin_known(), for several pages with a translation each */
-int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
-		       struct kiocb *iocb, struct nopin_chunk *chunk,
-		       unsigned long addr)
+/* A single bio_vec, if that saves many */
+bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
+		    unsigned long addr, size_t len)
 {
-	size_t nr = bio_nopin_nr(addr, iter->count);
+	struct bio_vec *to = bio_nopin_inline_vecs(bio);
 
-	if (unlikely(!nopin_enter_cached(chunk, addr, nr, bio_nopin_dir(bio),
-					 &bio->bi_nopin))) {
-		nopin_window_end();
-		return -EAGAIN;
-	}
-	if (unlikely(nopin_whole(&chunk->cache))) {
-		bio_nopin_point_huge(bio, chunk, addr);
-		goto done;
-	}
-	/* A single bio_vec if that saves many */
-	if (nr > NOPIN_PAGES_PER_WORD &&
-	    nopin_followed(&chunk->cache, nopin_start(addr))) {
-		struct bio_vec *to = bio_nopin_inline_vecs(bio);
-
-		if (to && bio_nopin_single(to, chunk, addr, iter->count)) {
-			bio->bi_io_vec = to;
-			bio->bi_vcnt = 1;
-			goto done;
-		}
-	}
-	bio_nopin_point(bio, chunk, addr, nr);
-done:
-	bio_nopin_all(bio, iter, iocb);
-	return 0;
+	if (!to || !bio_nopin_single(to, chunk, addr, len))
+		return false;
+	bio->bi_io_vec = to;
+	bio->bi_vcnt = 1;
+	return true;
 }
 
 /**

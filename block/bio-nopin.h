@@ -18,9 +18,8 @@
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
-int bio_nopin_get_many(struct bio *bio, struct iov_iter *iter,
-		       struct kiocb *iocb, struct nopin_chunk *chunk,
-		       unsigned long addr);
+bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
+		    unsigned long addr, size_t len);
 #ifdef CONFIG_NOPIN_BREAK
 void bio_nopin_break(struct bio *bio, struct kiocb *iocb);
 #else
@@ -153,28 +152,47 @@ static __always_inline int bio_nopin_known(struct bio *bio,
 	chunk = nopin_mm_slot(current->mm, addr);
 	if (unlikely(!chunk))
 		goto fail;
-	if (many && !nopin_one_folio(&chunk->cache))
-		return bio_nopin_get_many(bio, iter, iocb, chunk, addr);
-	if (unlikely(!nopin_enter_cached(chunk, addr, 1, bio_nopin_dir(bio),
-					 &bio->bi_nopin)))
-		goto fail;
-	if (many) {
+	if (!many) {
+		if (unlikely(!nopin_enter_cached(chunk, addr, 1,
+						 bio_nopin_dir(bio),
+						 &bio->bi_nopin)))
+			goto fail;
+		if (unlikely(nopin_whole(&chunk->cache))) {
+			struct bio_vec *to = bio_nopin_inline_vecs(bio);
+
+			/* The block layer likes those best that are not too long */
+			if (unlikely(!to))
+				goto exit;
+			bio_nopin_set_huge(to, chunk, addr, iter->count);
+			bio->bi_io_vec = to;
+			bio->bi_vcnt = 1;
+		} else {
+			bio_nopin_point(bio, chunk, addr, 1);
+		}
+	} else if (nopin_one_folio(&chunk->cache)) {
 		if (unlikely(addr % NOPIN_CACHE_SIZE + iter->count >
-			     NOPIN_CACHE_SIZE ||
-			     !nopin_one_folio(&chunk->cache)))
+			     NOPIN_CACHE_SIZE))
+			goto fail;
+		if (unlikely(!nopin_enter_cached(chunk, addr, 1,
+						 bio_nopin_dir(bio),
+						 &bio->bi_nopin)))
+			goto fail;
+		if (unlikely(!nopin_one_folio(&chunk->cache)))
 			goto exit;
 		bio_nopin_point_huge(bio, chunk, addr);
-	} else if (unlikely(nopin_whole(&chunk->cache))) {
-		struct bio_vec *to = bio_nopin_inline_vecs(bio);
-
-		/* The block layer likes those best that are not too long */
-		if (unlikely(!to))
-			goto exit;
-		bio_nopin_set_huge(to, chunk, addr, iter->count);
-		bio->bi_io_vec = to;
-		bio->bi_vcnt = 1;
 	} else {
-		bio_nopin_point(bio, chunk, addr, 1);
+		size_t nr = bio_nopin_nr(addr, iter->count);
+
+		if (unlikely(!nopin_enter_cached(chunk, addr, nr,
+						 bio_nopin_dir(bio),
+						 &bio->bi_nopin)))
+			goto fail;
+		if (unlikely(nopin_whole(&chunk->cache)))
+			bio_nopin_point_huge(bio, chunk, addr);
+		else if (nr <= NOPIN_PAGES_PER_WORD ||
+			 !nopin_followed(&chunk->cache, nopin_start(addr)) ||
+			 !bio_nopin_join(bio, chunk, addr, iter->count))
+			bio_nopin_point(bio, chunk, addr, nr);
 	}
 	bio_nopin_all(bio, iter, iocb);
 	return 0;

@@ -240,26 +240,50 @@ static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 	return true;
 }
 
-void nopin_exit_words(atomic64_t *word, unsigned int skip, unsigned int nr);
+void nopin_exit_wake(struct nopin_range *range);
+bool nopin_enter_many(atomic64_t *first, unsigned int skip, unsigned int nr);
+void nopin_exit_words(atomic64_t *first, unsigned int skip, unsigned int nr);
 
-/* The same for pages of several words of a chunk: all of them or none */
+/* Returns the CLOSED bits of the pages */
+static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
+{
+	/*
+	 * A full barrier: what was done to the page comes before its count
+	 * drops, and the test for waiters after. Pairs with the
+	 * set_current_state() in the wait_event() of nopin_drain().
+	 */
+	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
+}
+
+/* nopin_exit() for pages that share a word, given what was added to it */
+static __always_inline void nopin_exit_ones(atomic64_t *word, u64 ones)
+{
+	/*
+	 * From the subtraction on, an invalidation may find the pages idle and
+	 * the range may be destroyed, before we look for somebody to wake.
+	 * Pairs with the call_rcu() in nopin_range_put().
+	 */
+	rcu_read_lock();
+	if (unlikely(nopin_exit_word(word, ones)))
+		nopin_exit_wake(nopin_word_chunk(word)->range);
+	rcu_read_unlock();
+}
+
+/* nopin_enter_known() for pages of several words of a chunk: all or none */
 static __always_inline bool nopin_enter_words(atomic64_t *first,
 					      unsigned int skip,
 					      unsigned int nr)
 {
 	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
 	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
-	atomic64_t *word = first;
 
-	if (unlikely(!nopin_enter_known(word, ones)))
+	if (left > NOPIN_PAGES_PER_WORD)
+		return nopin_enter_many(first, skip, nr);
+	if (unlikely(!nopin_enter_known(first, ones)))
 		return false;
-	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
-		if (unlikely(!nopin_enter_known(++word, NOPIN_ONES)))
-			goto fail;
-	if (!left || likely(nopin_enter_known(++word, nopin_ones(0, left))))
+	if (likely(nopin_enter_known(first + 1, nopin_ones(0, left))))
 		return true;
-fail:
-	nopin_exit_words(first, skip, nr - left);
+	nopin_exit_ones(first, ones);
 	return false;
 }
 
@@ -351,33 +375,6 @@ static __always_inline bool nopin_enter_cached(struct nopin_chunk *chunk,
 		ext->is_array = false;
 	}
 	return true;
-}
-
-/* Returns the CLOSED bits of the pages */
-static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
-{
-	/*
-	 * A full barrier: what was done to the page comes before its count
-	 * drops, and the test for waiters after. Pairs with the
-	 * set_current_state() in the wait_event() of nopin_drain().
-	 */
-	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
-}
-
-void nopin_exit_wake(struct nopin_range *range);
-
-/* nopin_exit() for pages that share a word, given what was added to it */
-static __always_inline void nopin_exit_ones(atomic64_t *word, u64 ones)
-{
-	/*
-	 * From the subtraction on, an invalidation may find the pages idle and
-	 * the range may be destroyed, before we look for somebody to wake.
-	 * Pairs with the call_rcu() in nopin_range_put().
-	 */
-	rcu_read_lock();
-	if (unlikely(nopin_exit_word(word, ones)))
-		nopin_exit_wake(nopin_word_chunk(word)->range);
-	rcu_read_unlock();
 }
 
 #endif /* _LINUX_NOPIN_STATE_H */

@@ -194,30 +194,48 @@ fail:
 
 /**
  * nopin_exit_words - the I/O no longer uses the pages
- * @word: the state of the first one
+ * @first: the state of the first one
  * @skip: its index in there
- * @nr: number of pages; all of them in the same chunk
+ * @nr: number of pages; all of them in the same chunk, and at least up to the end
+ *	of the first word
  *
  * Context: As for nopin_exit().
  */
-void nopin_exit_words(atomic64_t *word, unsigned int skip, unsigned int nr)
+void nopin_exit_words(atomic64_t *first, unsigned int skip, unsigned int nr)
 {
 	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip), closed;
-	unsigned int left = skip + nr;
+	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
+	atomic64_t *word = first;
 
-	if (left < NOPIN_PAGES_PER_WORD)
-		ones &= nopin_ones(0, left);
 	/* As in nopin_exit_ones() */
 	rcu_read_lock();
 	closed = nopin_exit_word(word, ones);
-	for (; left >= 2 * NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
+	for (; left > NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
 		closed |= nopin_exit_word(++word, NOPIN_ONES);
-	if (left > NOPIN_PAGES_PER_WORD)
-		closed |= nopin_exit_word(++word,
-					  nopin_ones(0, left - NOPIN_PAGES_PER_WORD));
+	if (left)
+		closed |= nopin_exit_word(++word, nopin_ones(0, left));
 	if (unlikely(closed))
-		nopin_exit_wake(nopin_word_chunk(word)->range);
+		nopin_exit_wake(nopin_word_chunk(first)->range);
 	rcu_read_unlock();
+}
+
+/* nopin_enter_words(), for any number of them */
+bool nopin_enter_many(atomic64_t *first, unsigned int skip, unsigned int nr)
+{
+	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
+	atomic64_t *word = first;
+
+	if (unlikely(!nopin_enter_known(word, ones)))
+		return false;
+	for (; left > NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
+		if (unlikely(!nopin_enter_known(++word, NOPIN_ONES)))
+			goto fail;
+	if (likely(nopin_enter_known(++word, nopin_ones(0, left))))
+		return true;
+fail:
+	nopin_exit_words(first, skip, nr - left);
+	return false;
 }
 
 /**
@@ -326,13 +344,17 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
 	unsigned int end = first + nr, next;
+	atomic64_t *word;
 
 	/* Each but the last one keeps the invalidation, and so the range, waiting */
 	for (; first < end; first = next) {
 		next = min(end, nopin_next_chunk(first));
-		nopin_exit_words(nopin_word(nopin_chunk(range, first), first,
-					    dir),
-				 first % NOPIN_PAGES_PER_WORD, next - first);
+		word = nopin_word(nopin_chunk(range, first), first, dir);
+		if (nopin_same_word(first, next - first))
+			nopin_exit_ones(word, nopin_ones(first, next - first));
+		else
+			nopin_exit_words(word, first % NOPIN_PAGES_PER_WORD,
+					 next - first);
 	}
 }
 
