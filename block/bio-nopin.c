@@ -591,6 +591,28 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	return 0;
 }
 
+/* Are the places of these pages known? Maybe no longer in a moment */
+static bool bio_nopin_is_known(unsigned long addr, size_t len,
+			       enum nopin_dir dir)
+{
+	struct nopin_chunk *chunk = nopin_mm_slot(current->mm, addr);
+	unsigned int page = nopin_start(addr), nr;
+	unsigned int end = page + bio_nopin_nr(addr, len);
+	u64 flags;
+
+	if (!chunk || end > NOPIN_CHUNK_PAGES)
+		return false;
+	for (; page < end; page += nr) {
+		nr = min(end - page,
+			 NOPIN_PAGES_PER_WORD - page % NOPIN_PAGES_PER_WORD);
+		flags = nopin_ones(page, nr) *
+			(NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
+		if (atomic64_read(nopin_word(chunk, page, dir)) & flags)
+			return false;
+	}
+	return true;
+}
+
 /**
  * bio_nopin_probe - how much of user memory can a bio have?
  * @iter: the memory, of one piece; advanced if it has to be pinned to see
@@ -609,6 +631,12 @@ ssize_t bio_nopin_probe(struct iov_iter *iter, struct bio_vec *vecs,
 {
 	struct bio bio;
 	int ret;
+
+	if (bio_nopin_is_known(untagged_addr((unsigned long)iter_iov_addr(iter)),
+			       iov_iter_count(iter),
+			       iov_iter_rw(iter) == WRITE ? NOPIN_TO_DEVICE :
+							    NOPIN_FROM_DEVICE))
+		return iov_iter_count(iter);
 
 	bio_init(&bio, NULL, vecs, nr, iov_iter_rw(iter) == WRITE ?
 					       REQ_OP_WRITE : REQ_OP_READ);

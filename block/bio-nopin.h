@@ -72,12 +72,12 @@ static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 static __always_inline enum nopin_fallback
 bio_nopin_unfit(struct bio *bio, struct kiocb *iocb, unsigned int flags)
 {
+	if (!bdev_nopin(bio->bi_bdev) && !nopin_broken(DEVICE))
+		return NOPIN_FALLBACK_DEVICE;
 	/* Who polls may be who waits, and then somebody else has to */
 	if ((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb) &&
 	    !nopin_mm_polls(current->mm, bdev_get_queue(bio->bi_bdev)))
 		return NOPIN_FALLBACK_POLLED;
-	if (!bdev_nopin(bio->bi_bdev) && !nopin_broken(DEVICE))
-		return NOPIN_FALLBACK_DEVICE;
 	if ((flags & BIO_NOPIN_LATE_ACCESS) && !nopin_broken(FS))
 		return NOPIN_FALLBACK_FS;
 	return NOPIN_FALLBACK_NONE;
