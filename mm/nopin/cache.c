@@ -329,6 +329,27 @@ unlock:
 	kfree(array);
 }
 
+/*
+ * The next chunk of pages from *@page to @end, *@page moved behind them: its
+ * pages from *@start to *@stop. NULL if there is none.
+ */
+static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
+				       unsigned int *page, unsigned int end,
+				       unsigned int *start, unsigned int *stop)
+{
+	while (*page < end) {
+		struct nopin_chunk *chunk = nopin_chunk(range, *page);
+		unsigned int next = min(end, nopin_next_chunk(*page));
+
+		*start = *page % NOPIN_CHUNK_PAGES;
+		*stop = *start + next - *page;
+		*page = next;
+		if (chunk)
+			return chunk;
+	}
+	return NULL;
+}
+
 /**
  * nopin_forget_bits - forget translations of pages whose bits are in one word
  * @chunk: chunk of the pages
@@ -369,20 +390,14 @@ void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
 void nopin_forget(struct nopin_range *range, unsigned int first,
 		  unsigned int end, unsigned int dirs)
 {
-	unsigned int next, dir;
+	unsigned int start, stop, page, dir;
+	struct nopin_chunk *chunk;
 
 	if (nopin_broken(STALE))
 		return;
-	for (; first < end; first = next) {
-		struct nopin_chunk *chunk = nopin_chunk(range, first);
-		unsigned int page, stop;
-
-		next = min(end, nopin_next_chunk(first));
-		if (!chunk)
-			continue;
-		stop = first % NOPIN_CHUNK_PAGES + next - first;
+	while ((chunk = nopin_piece(range, &first, end, &start, &stop))) {
 		for (dir = 0; dir < dirs; dir++) {
-			page = first % NOPIN_CHUNK_PAGES;
+			page = start;
 			while (page < stop) {
 				unsigned int i = page / NOPIN_BITS_PER_WORD;
 				u64 mask = nopin_bits(&page, stop);
@@ -423,24 +438,18 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 {
 	struct nopin_range *range = container_of(notifier, struct nopin_range,
 						 notifier);
-	unsigned int page, last, next;
+	unsigned int page, behind, from, stop, p, dir;
+	struct nopin_chunk *chunk;
 	bool young = false;
 
 	if (nopin_broken(YOUNG))
 		return false;
-	start = max(start, range->start);
-	last = nopin_index(range, min(end - 1, notifier->interval_tree.last));
-	for (page = nopin_index(range, start); page <= last; page = next) {
-		struct nopin_chunk *chunk = nopin_chunk(range, page);
-		unsigned int stop, dir, p;
-
-		next = min(last + 1, nopin_next_chunk(page));
-		if (!chunk)
-			continue;
-		stop = page % NOPIN_CHUNK_PAGES + next - page;
+	page = nopin_index(range, max(start, range->start));
+	behind = nopin_index(range, min(end - 1,
+					notifier->interval_tree.last)) + 1;
+	while ((chunk = nopin_piece(range, &page, behind, &from, &stop))) {
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-			for (p = page % NOPIN_CHUNK_PAGES; p < stop;
-			     p = nopin_next_word(p)) {
+			for (p = from; p < stop; p = nopin_next_word(p)) {
 				if (!nopin_young_bytes(chunk, p, stop, dir))
 					continue;
 				young = true;
@@ -467,16 +476,10 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
 				unsigned int end)
 {
-	unsigned int nr = 0, next;
+	unsigned int nr = 0, page, stop;
+	struct nopin_chunk *chunk;
 
-	for (; first < end; first = next) {
-		struct nopin_chunk *chunk = nopin_chunk(range, first);
-		unsigned int page = first % NOPIN_CHUNK_PAGES, stop;
-
-		next = min(end, nopin_next_chunk(first));
-		if (!chunk)
-			continue;
-		stop = page + next - first;
+	while ((chunk = nopin_piece(range, &first, end, &page, &stop))) {
 		while (page < stop) {
 			unsigned int i = page / NOPIN_BITS_PER_WORD;
 			u64 mask = nopin_bits(&page, stop);
