@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <linux/nvme_ioctl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -641,6 +642,31 @@ long ioq_rw(struct ioq *q, int fd, bool write, void *buf, size_t len, off_t pos)
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
 
 	return ioq_rwv(q, fd, write, &iov, 1, pos);
+}
+
+/* ---- NVMe commands ---- */
+
+struct io_uring_sqe *nvme_queue(struct io_uring *ring, const struct nvme_ns *ns,
+				bool write, void *buf, size_t len, off_t pos)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct nvme_uring_cmd *cmd;
+
+	if (!sqe)
+		return NULL;
+	/* Twice as long as others */
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = ns->fd;
+	sqe->cmd_op = NVME_URING_CMD_IO;
+	cmd = (void *)sqe->cmd;
+	cmd->opcode = write ? 1 : 2;
+	cmd->nsid = ns->id;
+	cmd->addr = (unsigned long)buf;
+	cmd->data_len = len;
+	cmd->cdw10 = pos / ns->block;
+	cmd->cdw12 = len / ns->block - 1;
+	return sqe;
 }
 
 /* ---- targets ---- */

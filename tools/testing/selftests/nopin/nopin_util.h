@@ -180,6 +180,18 @@ long ioq_rwv(struct ioq *q, int fd, bool write, const struct iovec *iov, int nr,
 	     off_t pos);
 long ioq_rw(struct ioq *q, int fd, bool write, void *buf, size_t len, off_t pos);
 
+/* ---- NVMe commands ---- */
+
+struct nvme_ns {
+	int fd;			/* of the character device or the disk */
+	unsigned int id;
+	unsigned int block;	/* that commands count in */
+};
+
+/* Queues a transfer; NULL if there is no room. For IORING_SETUP_SQE128 */
+struct io_uring_sqe *nvme_queue(struct io_uring *ring, const struct nvme_ns *ns,
+				bool write, void *buf, size_t len, off_t pos);
+
 /* ---- targets ---- */
 
 /* A block device, or a file on a file system of its own */

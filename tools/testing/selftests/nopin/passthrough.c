@@ -23,26 +23,25 @@
 struct nvme {
 	struct slow slow;
 	struct io_uring ring;
-	int fd;			/* of the character device */
-	int nsid;
-	unsigned int block;
+	struct nvme_ns ns;
 };
 
 static int nvme_open(struct nvme *n)
 {
 	char path[64], *disk = getenv("NOPIN_SLOW_NVME");
-	int ret = slow_open_env(&n->slow, "NOPIN_SLOW_NVME");
+	int id, ret = slow_open_env(&n->slow, "NOPIN_SLOW_NVME");
 
 	if (ret)
 		return ret;
 	/* /dev/nvme0n1 is /dev/ng0n1 */
 	snprintf(path, sizeof(path), "/dev/ng%s", disk + strlen("/dev/nvme"));
-	n->fd = open(path, O_RDWR);
-	if (n->fd < 0)
+	n->ns.fd = open(path, O_RDWR);
+	if (n->ns.fd < 0)
 		return -errno;
-	n->nsid = ioctl(n->fd, NVME_IOCTL_ID);
-	if (n->nsid < 0 || ioctl(n->slow.t.bfd, BLKSSZGET, &n->block))
+	id = ioctl(n->ns.fd, NVME_IOCTL_ID);
+	if (id < 0 || ioctl(n->slow.t.bfd, BLKSSZGET, &n->ns.block))
 		return -errno;
+	n->ns.id = id;
 	return io_uring_queue_init(NR, &n->ring,
 				   IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
 }
@@ -50,32 +49,8 @@ static int nvme_open(struct nvme *n)
 static void nvme_close(struct nvme *n)
 {
 	io_uring_queue_exit(&n->ring);
-	close(n->fd);
+	close(n->ns.fd);
 	slow_close(&n->slow);
-}
-
-/* Queues a command; its user data is @tag */
-static void nvme_queue(struct nvme *n, int tag, bool write, void *buf, size_t len,
-		       off_t pos)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&n->ring);
-	struct nvme_uring_cmd *cmd;
-
-	if (!sqe)
-		return;		/* one less is submitted then */
-	/* Twice as long as others: IORING_SETUP_SQE128 */
-	memset(sqe, 0, 2 * sizeof(*sqe));
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = n->fd;
-	sqe->cmd_op = NVME_URING_CMD_IO;
-	sqe->user_data = tag;
-	cmd = (void *)sqe->cmd;
-	cmd->opcode = write ? 1 : 2;
-	cmd->nsid = n->nsid;
-	cmd->addr = (unsigned long)buf;
-	cmd->data_len = len;
-	cmd->cdw10 = pos / n->block;
-	cmd->cdw12 = len / n->block - 1;
 }
 
 /* 0 if that many commands have succeeded */
@@ -145,11 +120,11 @@ TEST_F_TIMEOUT(passthrough, bytes, 60)
 
 	for (int i = 0; i < 4; i++) {
 		pat_fill(p, PIECE, i + 1, 0);
-		nvme_queue(n, 0, true, p, PIECE, 0);
+		ASSERT_NE(NULL, nvme_queue(&n->ring, &n->ns, true, p, PIECE, 0));
 		ASSERT_EQ(1, io_uring_submit(&n->ring));
 		ASSERT_EQ(0, nvme_reap(n, 1));
 		memset(p, 0, PIECE);
-		nvme_queue(n, 0, false, p, PIECE, 0);
+		ASSERT_NE(NULL, nvme_queue(&n->ring, &n->ns, false, p, PIECE, 0));
 		ASSERT_EQ(1, io_uring_submit(&n->ring));
 		ASSERT_EQ(0, nvme_reap(n, 1));
 		EXPECT_EQ(-1, pat_check(p, PIECE, i + 1, 0));
@@ -178,7 +153,8 @@ static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
 	waits = vmstat("nopin_wait");
 	ASSERT_EQ(0, slow_prime(&n->slow, write, HEAD_MS));
 	for (int i = 0; i < NR; i++)
-		nvme_queue(n, i, write, m->p + i * PIECE, PIECE, piece_pos(i));
+		ASSERT_NE(NULL, nvme_queue(&n->ring, &n->ns, write,
+					   m->p + i * PIECE, PIECE, piece_pos(i)));
 	ASSERT_EQ(NR, io_uring_submit(&n->ring));
 	start = now_ms();
 	ASSERT_EQ(0, madvise(m->p, m->len, MADV_DONTNEED));
@@ -213,22 +189,22 @@ TEST_F_TIMEOUT(passthrough, refused, 60)
 {
 	struct nvme_passthru_cmd cmd = {
 		.opcode = 2,
-		.nsid = self->n.nsid,
+		.nsid = self->n.ns.id,
 		.addr = (unsigned long)self->m.p,
 		.data_len = PIECE,
 		/* behind the end */
 		.cdw10 = ~0U,
-		.cdw12 = PIECE / self->n.block - 1,
+		.cdw12 = PIECE / self->n.ns.block - 1,
 	};
 
-	EXPECT_LT(0, ioctl(self->n.fd, NVME_IOCTL_IO_CMD, &cmd));
+	EXPECT_LT(0, ioctl(self->n.ns.fd, NVME_IOCTL_IO_CMD, &cmd));
 	EXPECT_EQ(vmstat("nr_foll_pin_released"), vmstat("nr_foll_pin_acquired"));
 	/* Nothing is left that this would wait for, or it takes very long */
 	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
 	/* Longer than a request can be */
 	cmd.data_len = 2 * MB;
-	cmd.cdw12 = 2 * MB / self->n.block - 1;
-	EXPECT_EQ(-1, ioctl(self->n.fd, NVME_IOCTL_IO_CMD, &cmd));
+	cmd.cdw12 = 2 * MB / self->n.ns.block - 1;
+	EXPECT_EQ(-1, ioctl(self->n.ns.fd, NVME_IOCTL_IO_CMD, &cmd));
 	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
 }
 

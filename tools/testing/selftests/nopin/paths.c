@@ -372,33 +372,24 @@ static int nvme_cmd_begin(const struct kind *k)
 
 static long io_nvme_cmd(const struct kind *k, bool write, size_t len, off_t pos)
 {
+	struct nvme_ns ns = { target.fd, target.nsid, target.block };
 	struct iovec iov = { buf, len };
 	struct nvme_uring_cmd *cmd;
 	struct io_uring_sqe *sqe;
 	long res;
 	int ret;
 
-	sqe = io_uring_get_sqe(&q.ring);
+	sqe = nvme_queue(&q.ring, &ns, write, buf, len, pos);
 	if (!sqe)
 		return -EBUSY;
-	/* Twice as long as others: IORING_SETUP_SQE128 */
-	memset(sqe, 0, 2 * sizeof(*sqe));
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = target.fd;
 	sqe->cmd_op = k->cmd;
 	if (k->rsrc_flags != NO_BUFFER)
 		sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
-	cmd = (void *)sqe->cmd;
-	cmd->opcode = write ? 1 : 2;
-	cmd->nsid = target.nsid;
-	cmd->addr = (unsigned long)buf;
-	cmd->data_len = len;
 	if (k->cmd == NVME_URING_CMD_IO_VEC) {
+		cmd = (void *)sqe->cmd;
 		cmd->addr = (unsigned long)&iov;
 		cmd->data_len = 1;
 	}
-	cmd->cdw10 = pos / target.block;
-	cmd->cdw12 = len / target.block - 1;
 	q.nr_batch++;
 	ret = ioq_submit(&q);
 	if (ret)
