@@ -48,7 +48,7 @@ HALVES = {"mod_node_page_state": ("lookup", "release")}
 
 def classes_of(function, device="null_blk"):
     """One or two."""
-    if function == "memcpy_orig" and device != "null_blk":
+    if function == "memcpy_orig" and device in lib.FILE_SYSTEMS:
         return ("rest",)        # a disk that keeps data copies it
     return HALVES.get(function) or \
         (next(name for name, p in PATTERNS.items() if p.fullmatch(function)),)

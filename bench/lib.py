@@ -115,7 +115,9 @@ SIZES = {"4k": 4 << 10, "16k": 16 << 10, "64k": 64 << 10, "256k": 256 << 10, "1m
 DIRECTIONS = ("randread", "randwrite")
 ENGINES = ("psync", "libaio", "io_uring", "io_uring-registered")
 MEMORY = ("small", "thp", "hugetlb")
-DEVICES = ("null_blk", "ext4", "xfs")
+# Polled is null_blk as well, and io_uring polls it; the others are file systems
+DEVICES = ("null_blk", "polled", "ext4", "xfs", "vfat")
+FILE_SYSTEMS = DEVICES[2:]
 DEPTHS = (1, 32)
 HUGE = 2 << 20
 
@@ -155,7 +157,8 @@ class Job:
             else:
                 raise ValueError("%s: what is '%s'?" % (name, word))
         if len(words) < 3 or words[0] not in SIZES or words[1] not in DIRECTIONS or \
-                words[2] not in ENGINES or words[2] == "psync" and "depth" in options:
+                words[2] not in ENGINES or words[2] == "psync" and "depth" in options or \
+                options.get("device") == "polled" and words[2] not in ENGINES[2:]:
             raise ValueError("%s: a job is called like 4k-randread-io_uring-registered" % name)
         return cls(*words[:3], **options)
 
@@ -169,10 +172,16 @@ class Job:
             words.append("across")
         return "-".join(words)
 
+    @property
+    def section(self):
+        """Of jobs/suite.fio."""
+        return self.engine + ("-polled" if self.device == "polled" else "")
+
     def argv(self, ios=0, runtime="400ms", ramp="100ms"):
         """The command in the guest: for so many I/Os, or if 0 for so long."""
-        path = "/dev/nullb0" if self.device == "null_blk" else "/mnt/file"
-        size = "4g" if self.device == "null_blk" else "64m"
+        path, size = "/dev/nullb0", "4g"
+        if self.device in FILE_SYSTEMS:
+            path, size = "/mnt/file", "64m"
         memory = {"small": "malloc", "thp": "mmap", "hugetlb": "shmhuge"}[self.memory]
         # fio has as much memory before the buffers and behind them: all around them
         # is a huge page then, wherever the kernel puts the mapping
@@ -186,14 +195,14 @@ class Job:
                   "TIMED": 0 if ios else 1, "RUNTIME": 0 if ios else runtime, "IOS": ios,
                   "RAMP": 0 if ios else ramp}
         return ["env", *("%s=%s" % v for v in values.items()),
-                "fio", "--output-format=json", "--section=" + self.engine,
+                "fio", "--output-format=json", "--section=" + self.section,
                 str(REPO / "bench/jobs/suite.fio")]
 
     def run(self, mode, **options):
         """For the plan of a guest."""
         return {"job": self.name, "mode": mode, "argv": self.argv(**options),
                 "write": {THP: "always" if self.memory == "thp" else "never"},
-                "smaps": CWD + self.engine + ".postrun.txt"}
+                "smaps": CWD + self.section + ".postrun.txt"}
 
     def check(self, report):
         """Whether the buffers were of the pages that they should be. Returns problems."""
@@ -213,12 +222,13 @@ SETUP = [["sh", "-c", "echo never >" + THP],
           "/khugepaged/scan_sleep_millisecs"],
          ["sh", "-c", "echo 20 >/proc/sys/vm/nr_hugepages"]]
 MKFS = {"ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
-        "xfs": ["mkfs.xfs", "-q", "-f"]}
+        "xfs": ["mkfs.xfs", "-q", "-f"],
+        "vfat": ["mkfs.fat"]}
 
 
 def setup(device, disk):
     """What the plan of a guest has to set up for jobs of a device."""
-    if device == "null_blk":
+    if device not in FILE_SYSTEMS:
         return SETUP
     return [*SETUP, [*MKFS[device], disk], ["mount", disk, "/mnt"],
             # Reading what was never written does not reach the disk
@@ -235,7 +245,9 @@ def plan(device, disk, runs):
 def counting_options(device):
     """Of a guest in which jobs of a device take as long as they have instructions."""
     append, mem = APPEND + NULL_BLK, "1G"
-    if device != "null_blk":
+    if device == "polled":
+        append += " null_blk.poll_queues=1"
+    elif device in FILE_SYSTEMS:
         # It keeps the data, which takes time too, and always the same
         append, mem = append + " null_blk.memory_backed=1", "2G"
     return ["--icount", "--mem", mem, "--append", append]

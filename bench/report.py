@@ -124,13 +124,21 @@ def icount(results):
                     "larger than 64k.", "", *table(["", "engine", *sizes], lines, 2)]
         yield from command("bench/run --only icount --job '*-across'")
 
-    some = [j for j in jobs if j.device != "null_blk"]
+    some = [j for j in jobs if j.device == "polled"]
+    if some:
+        sizes, lines = grid(some, lambda j: (j.rw, j.engine), cell)
+        yield from ["### Polled, 4 KiB pages", "",
+                    "By io_uring, IORING_SETUP_IOPOLL.", "",
+                    *table(["", "engine", *sizes], lines, 2)]
+        yield from command("bench/run --only icount --job '*-polled'")
+
+    some = [j for j in jobs if j.device in lib.FILE_SYSTEMS]
     if some:
         sizes, lines = grid(some, lambda j: (j.device, j.rw, of_engine(j)), cell)
         yield from ["### File systems, on a null_blk that keeps data", "",
                     "Copying the data is part of it, by the only processor.", "",
                     *table(["", "", "engine", *sizes], lines, 3)]
-        yield from command("bench/run --only icount --job '*-ext4' --job '*-xfs'")
+        yield from command("bench/run --only icount --job '*-ext4' --job '*-xfs' --job '*-vfat'")
 
 
 def split(results):
