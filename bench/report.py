@@ -136,7 +136,8 @@ def icount(results):
     if some:
         sizes, lines = grid(some, lambda j: (j.device, j.rw, of_engine(j)), cell)
         yield from ["### File systems, on a null_blk that keeps data", "",
-                    "Copying the data is part of it, by the only processor.", "",
+                    "Copying the data is part of it, by the only processor. At 1m a run has "
+                    "some 400 I/Os, which end up to 32 at a time: within 8 %.", "",
                     *table(["", "", "engine", *sizes], lines, 3)]
         yield from command("bench/run --only icount --job '*-ext4' --job '*-xfs' --job '*-vfat'")
 
