@@ -596,20 +596,15 @@ static bool bio_nopin_is_known(unsigned long addr, size_t len,
 			       enum nopin_dir dir)
 {
 	struct nopin_chunk *chunk = nopin_mm_slot(current->mm, addr);
-	unsigned int page = nopin_start(addr), nr;
+	unsigned int page = nopin_start(addr);
 	unsigned int end = page + bio_nopin_nr(addr, len);
-	u64 flags;
 
 	if (!chunk || end > NOPIN_CHUNK_PAGES)
 		return false;
-	for (; page < end; page += nr) {
-		nr = min(end - page,
-			 NOPIN_PAGES_PER_WORD - page % NOPIN_PAGES_PER_WORD);
-		flags = nopin_ones(page, nr) *
-			(NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
-		if (atomic64_read(nopin_word(chunk, page, dir)) & flags)
+	for (; page < end; page = nopin_next_word(page))
+		if (atomic64_read(nopin_word(chunk, page, dir)) &
+		    nopin_bytes(page, end) & (NOPIN_CLOSED | NOPIN_OLD))
 			return false;
-	}
 	return true;
 }
 

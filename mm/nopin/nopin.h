@@ -19,24 +19,6 @@ static inline unsigned long nopin_addr(const struct nopin_range *range,
 	return range->start + ((unsigned long)page << PAGE_SHIFT);
 }
 
-/* The bytes of those pages from @page to @end that are in the word of @page */
-static __always_inline u64 nopin_bytes(unsigned int page, unsigned int end)
-{
-	unsigned int skip = page % NOPIN_PAGES_PER_WORD;
-	unsigned int left = end - page + skip;
-	u64 mask = ~0ULL << (NOPIN_PAGE_BITS * skip);
-
-	if (left < NOPIN_PAGES_PER_WORD)
-		mask &= ~(~0ULL << (NOPIN_PAGE_BITS * left));
-	return mask;
-}
-
-/* The first page of the next word */
-static __always_inline unsigned int nopin_next_word(unsigned int page)
-{
-	return round_down(page, NOPIN_PAGES_PER_WORD) + NOPIN_PAGES_PER_WORD;
-}
-
 /* The bytes, in the word of @page, of pages that are pinned */
 static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
 				     unsigned int page, enum nopin_dir dir)
