@@ -203,14 +203,12 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 	struct io_rsrc_node *node = ctx->rsrc_node, *next;
 	struct io_mapped_ubuf *imu = *pimu, *pinned;
 	struct mm_struct *mm = imu->mm;
-	u64 end;
 
 	lockdep_assert_held(&ctx->uring_lock);
 
 	if (nopin_broken(MM))
 		return 0;
-	if (check_add_overflow(addr, (u64)len, &end) || addr < imu->ubuf ||
-	    end > imu->ubuf + imu->len)
+	if (!io_nopin_within(imu, addr, len))
 		return -EFAULT;
 	if (!len)
 		return 0;

@@ -58,6 +58,32 @@ static inline void io_nopin_put(struct io_mapped_ubuf *imu)
 		io_nopin_release(imu);
 }
 
+/* Is all of that memory in the buffer? */
+static inline bool io_nopin_within(const struct io_mapped_ubuf *imu, u64 addr,
+				   size_t len)
+{
+	u64 end;
+
+	return !check_add_overflow(addr, (u64)len, &end) &&
+	       addr >= imu->ubuf && end <= imu->ubuf + imu->len;
+}
+
+/*
+ * io_import_fixed() of a buffer that may not be pinned: then it is plain user
+ * memory, of which access_ok() was asked when it was registered.
+ */
+static inline int io_nopin_import(int ddir, struct iov_iter *iter,
+				  struct io_mapped_ubuf *imu, u64 addr,
+				  size_t len)
+{
+	if (!imu || !io_imu_nopin(imu))
+		return io_import_fixed(ddir, iter, imu, addr, len);
+	if (unlikely(!io_nopin_within(imu, addr, len)))
+		return -EFAULT;
+	iov_iter_ubuf(iter, ddir, u64_to_user_ptr(addr), len);
+	return 0;
+}
+
 /*
  * Make *@pimu something that the request can use whoever issues it. To be
  * called when the request is prepared, after its resource node was set.
@@ -115,6 +141,13 @@ static inline int io_nopin_register(const struct iovec *iov,
 static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
 {
 	return false;
+}
+
+static inline int io_nopin_import(int ddir, struct iov_iter *iter,
+				  struct io_mapped_ubuf *imu, u64 addr,
+				  size_t len)
+{
+	return io_import_fixed(ddir, iter, imu, addr, len);
 }
 
 static inline void io_nopin_init(struct io_mapped_ubuf *imu) { }
