@@ -122,7 +122,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		 size_t skip, bool huge);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
-bool nopin_mm_polls(struct mm_struct *mm, struct request_queue *q);
+bool nopin_mm_add_polled(struct mm_struct *mm, struct request_queue *q);
 void nopin_count_fallback(enum nopin_fallback cause);
 
 #ifdef CONFIG_LOCKDEP

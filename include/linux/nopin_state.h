@@ -242,6 +242,17 @@ static __always_inline struct nopin_chunk *nopin_mm_slot(struct mm_struct *mm,
 	return chunk;
 }
 
+/* nopin_mm_add_polled(), of the first one as a rule */
+static __always_inline bool nopin_mm_polls(struct mm_struct *mm,
+					   struct request_queue *q)
+{
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	struct nopin_mm *nm = smp_load_acquire(&mm->nopin);
+
+	return likely(nm && READ_ONCE(nm->polled[0]) == q) ||
+	       nopin_mm_add_polled(mm, q);
+}
+
 /* Add one to the counts of open pages whose translations are in use */
 static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 {

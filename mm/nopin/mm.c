@@ -118,7 +118,7 @@ unlock:
 }
 
 /**
- * nopin_mm_polls - can polled I/O to a queue do without pins?
+ * nopin_mm_add_polled - can polled I/O to a queue do without pins?
  * @mm: mm that the caller uses (mm_users)
  * @q: queue, of which the caller has a reference
  *
@@ -129,7 +129,7 @@ unlock:
  *
  * Return: whether invalidations of @mm poll @q from now on.
  */
-bool nopin_mm_polls(struct mm_struct *mm, struct request_queue *q)
+bool nopin_mm_add_polled(struct mm_struct *mm, struct request_queue *q)
 {
 	struct nopin_mm *nm;
 	unsigned int i;
