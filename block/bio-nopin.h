@@ -7,6 +7,22 @@
 #define BLK_BIO_NOPIN_H
 
 #include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/uio.h>
+
+/* bdev_iter_is_aligned(), which spares the common case the call */
+static inline bool bio_nopin_is_aligned(struct block_device *bdev,
+					struct iov_iter *iter)
+{
+	if (IS_ENABLED(CONFIG_NOPIN) && iter_is_ubuf(iter)) {
+		unsigned long addr = (unsigned long)iter->ubuf +
+				     iter->iov_offset;
+
+		return !(iter->count & (bdev_logical_block_size(bdev) - 1)) &&
+		       !(addr & bdev_dma_alignment(bdev));
+	}
+	return bdev_iter_is_aligned(bdev, iter);
+}
 
 #ifdef CONFIG_NOPIN
 
@@ -15,7 +31,6 @@
 #include <linux/nopin_state.h>
 #include <linux/sched.h>
 #include <linux/uaccess.h>
-#include <linux/uio.h>
 #include <linux/vmstat.h>
 
 bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
