@@ -608,9 +608,35 @@ static bool bio_nopin_is_known(unsigned long addr, size_t len,
 	return true;
 }
 
+static noinline ssize_t bio_nopin_probe_all(const struct iov_iter *iter,
+					    size_t len, struct bio_vec *vecs,
+					    unsigned short nr)
+{
+	struct iov_iter part = *iter;
+	struct bio bio;
+	int ret;
+
+	iov_iter_truncate(&part, len);
+	bio_init(&bio, NULL, vecs, nr, iov_iter_rw(iter) == WRITE ?
+					       REQ_OP_WRITE : REQ_OP_READ);
+	ret = bio_nopin_enter(&bio, &part, false, false);
+	if (!ret) {
+		bio_nopin_put(&bio);
+		nopin_window_end();
+		return bio.bi_iter.bi_size;
+	}
+	nopin_count_fallback(ret);
+	ret = bio_iov_iter_get_pages(&bio, &part);
+	if (ret)
+		return ret;
+	bio_release_pages(&bio, false);
+	return bio.bi_iter.bi_size;
+}
+
 /**
  * bio_nopin_probe - how much of user memory can a bio have?
- * @iter: the memory, of one piece; advanced if it has to be pinned to see
+ * @iter: the memory
+ * @len: that much of it, in its first piece
  * @vecs: of no use afterwards
  * @nr: length of @vecs
  *
@@ -621,32 +647,14 @@ static bool bio_nopin_is_known(unsigned long addr, size_t len,
  *
  * Return: number of bytes, or the error of pin_user_pages_fast().
  */
-ssize_t bio_nopin_probe(struct iov_iter *iter, struct bio_vec *vecs,
-			unsigned short nr)
+ssize_t bio_nopin_probe(const struct iov_iter *iter, size_t len,
+			struct bio_vec *vecs, unsigned short nr)
 {
-	struct bio bio;
-	int ret;
-
 	if (bio_nopin_is_known(untagged_addr((unsigned long)iter_iov_addr(iter)),
-			       iov_iter_count(iter),
-			       iov_iter_rw(iter) == WRITE ? NOPIN_TO_DEVICE :
-							    NOPIN_FROM_DEVICE))
-		return iov_iter_count(iter);
-
-	bio_init(&bio, NULL, vecs, nr, iov_iter_rw(iter) == WRITE ?
-					       REQ_OP_WRITE : REQ_OP_READ);
-	ret = bio_nopin_enter(&bio, iter, false, false);
-	if (!ret) {
-		bio_nopin_put(&bio);
-		nopin_window_end();
-		return bio.bi_iter.bi_size;
-	}
-	nopin_count_fallback(ret);
-	ret = bio_iov_iter_get_pages(&bio, iter);
-	if (ret)
-		return ret;
-	bio_release_pages(&bio, false);
-	return bio.bi_iter.bi_size;
+			       len, iov_iter_rw(iter) == WRITE ?
+					    NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE))
+		return len;
+	return bio_nopin_probe_all(iter, len, vecs, nr);
 }
 
 /* Not when the submitter gets to it: somebody may be waiting for the pages */

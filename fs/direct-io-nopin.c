@@ -73,26 +73,28 @@ bool dio_nopin_begin(struct dio_nopin *dn, struct kiocb *iocb,
 ssize_t dio_nopin_refill(struct dio_nopin *dn, struct iov_iter *iter,
 			 struct page **pages, unsigned int max, size_t *from)
 {
-	size_t len, end;
+	struct page *placeholder = ZERO_PAGE(0);
+	size_t len = iov_iter_count(iter), end;
 
-	/* To a segment that is not empty */
-	iov_iter_advance(iter, 0);
+	if (!iter_is_ubuf(iter)) {
+		/* To a segment that is not empty */
+		iov_iter_advance(iter, 0);
+		len = iov_iter_single_seg_count(iter);
+	}
 	*from = offset_in_page(iter_iov_addr(iter));
-	len = min(iov_iter_single_seg_count(iter), max * PAGE_SIZE - *from);
+	len = min(len, max * PAGE_SIZE - *from);
 	if (iov_iter_rw(iter) == WRITE) {
-		struct iov_iter part = *iter;
-		ssize_t ret;
-
-		iov_iter_truncate(&part, len);
 		/* The memory for the pointers is of no other use yet */
-		ret = bio_nopin_probe(&part, (struct bio_vec *)pages,
-				      max * sizeof(*pages) / sizeof(struct bio_vec));
+		ssize_t ret = bio_nopin_probe(iter, len, (struct bio_vec *)pages,
+					      max * sizeof(*pages) /
+					      sizeof(struct bio_vec));
+
 		if (ret < 0)
 			return ret;
 		len = ret;
 	}
 	for (end = 0; end < *from + len; end += PAGE_SIZE)
-		*pages++ = ZERO_PAGE(0) + dn->pages++ % 2;
+		*pages++ = placeholder + dn->pages++ % 2;
 	iov_iter_advance(iter, len);
 	return len;
 }
@@ -117,6 +119,8 @@ int dio_nopin_add(struct dio_nopin *dn, struct bio *bio, unsigned int len)
 /* To the memory that belongs to that position in the file */
 static void dio_nopin_seek(struct dio_nopin *dn, loff_t pos)
 {
+	if (pos == dn->pos)
+		return;
 	iov_iter_advance(&dn->iter, pos - dn->pos);
 	dn->pos = pos;
 }

@@ -138,8 +138,8 @@ int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb);
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
-ssize_t bio_nopin_probe(struct iov_iter *iter, struct bio_vec *vecs,
-			unsigned short nr);
+ssize_t bio_nopin_probe(const struct iov_iter *iter, size_t len,
+			struct bio_vec *vecs, unsigned short nr);
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
