@@ -251,27 +251,19 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 
 /*
  * Enter one page of a piece of a huge mapping of one folio, which does for all
- * of them, see mm/nopin/cache.c. Then &nopin_cache.huge stays as it is until the
- * exit; &nopin_cache.whole need not, should the page be pinned. Of a part of a
- * buffer, take a page that may be beside the one of the next part.
+ * of them, see mm/nopin/cache.c. Then *&nopin_cache.huge stays as it is until the
+ * exit; &nopin_cache.whole need not, should the page be pinned.
  */
 static bool bio_nopin_enter_huge(struct nopin_chunk *chunk, unsigned long addr,
-				 size_t len, bool part, enum nopin_dir dir,
-				 struct nopin_extent *ext)
+				 enum nopin_dir dir, struct nopin_extent *ext)
 {
-	unsigned long page = addr;
-
-	if (part && (addr + len) % NOPIN_CACHE_SIZE == 0)
-		page = addr + len - 1;
 	if (!nopin_one_folio(&chunk->cache) ||
-	    !nopin_enter_cached(chunk, page, 1, dir, ext))
+	    !nopin_enter_cached(chunk, addr, 1, dir, ext))
 		return false;
 	if (unlikely(!nopin_one_folio(&chunk->cache))) {
 		bio_nopin_exit_extent(ext, dir);
 		return false;
 	}
-	if (part)
-		bio_nopin_set_extent(ext, chunk->range, page, 1);
 	return true;
 }
 
@@ -313,8 +305,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		chunk = nopin_mm_slot(mm, addr);
 		part = len != (iter_is_ubuf(iter) ? iov_iter_count(iter) :
 						    pos.iov->iov_len);
-		single = chunk && bio_nopin_enter_huge(chunk, addr, len, part,
-						       dir, &ext);
+		single = chunk && bio_nopin_enter_huge(chunk, addr, dir, &ext);
 		if (single)
 			goto add;
 		ret = -ENOBUFS;
@@ -512,6 +503,59 @@ bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
 	bio->bi_io_vec = to;
 	bio->bi_vcnt = 1;
 	return true;
+}
+
+/*
+ * All of what lies across the border of two chunks, if its translations are
+ * known. Those of huge mappings, of which one page each is entered as in
+ * bio_nopin_enter_huge(), are one behind the other. Others are copied, if they
+ * are few.
+ */
+bool bio_nopin_across(struct bio *bio, struct nopin_chunk *chunk,
+		      unsigned long addr, size_t len)
+{
+	unsigned long border = (addr | (NOPIN_CACHE_SIZE - 1)) + 1;
+	struct nopin_chunk *next = nopin_mm_slot(current->mm, border);
+	struct bio_vec *vecs = bio_nopin_inline_vecs(bio);
+	size_t before = border - addr, behind = len - before;
+	enum nopin_dir dir = bio_nopin_dir(bio);
+	struct nopin_extent ext, ext_next;
+	size_t nr = 1, nr_next = 1;
+	bool huge;
+
+	if (!next || next->range != chunk->range || behind > NOPIN_CACHE_SIZE)
+		return false;
+	huge = nopin_one_folio(&chunk->cache) && nopin_one_folio(&next->cache);
+	if (!huge) {
+		nr = bio_nopin_nr(addr, before);
+		nr_next = bio_nopin_nr(border, behind);
+		if (!vecs || nr + nr_next > BIO_NOPIN_VECS)
+			return false;
+	}
+
+	if (!nopin_enter_cached(chunk, border - (nr << PAGE_SHIFT), nr, dir, &ext))
+		return false;
+	if (!nopin_enter_cached(next, border, nr_next, dir, &ext_next))
+		goto exit;
+	if (!huge) {
+		bio->bi_io_vec = vecs;
+		bio->bi_vcnt = bio_nopin_copy(vecs, chunk, addr, before);
+		bio->bi_vcnt += bio_nopin_copy(vecs + bio->bi_vcnt, next, border,
+					       behind);
+	} else if (likely(nopin_one_folio(&chunk->cache) &&
+			  nopin_one_folio(&next->cache))) {
+		bio_nopin_point_huge(bio, chunk, addr, 2);
+	} else {
+		bio_nopin_exit_extent(&ext_next, dir);
+		goto exit;
+	}
+	bio_nopin_set_extent(&bio->bi_nopin, chunk->range,
+			     border - (nr << PAGE_SHIFT),
+			     (nr + nr_next) << PAGE_SHIFT);
+	return true;
+exit:
+	bio_nopin_exit_extent(&ext, dir);
+	return false;
 }
 
 /**

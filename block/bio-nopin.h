@@ -26,7 +26,6 @@ static inline bool bio_nopin_is_aligned(struct block_device *bdev,
 
 #ifdef CONFIG_NOPIN
 
-#include <linux/blkdev.h>
 #include <linux/nopin_break.h>
 #include <linux/nopin_state.h>
 #include <linux/sched.h>
@@ -35,6 +34,8 @@ static inline bool bio_nopin_is_aligned(struct block_device *bdev,
 
 bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
 		    unsigned long addr, size_t len);
+bool bio_nopin_across(struct bio *bio, struct nopin_chunk *chunk,
+		      unsigned long addr, size_t len);
 #ifdef CONFIG_NOPIN_BREAK
 void bio_nopin_break(struct bio *bio, struct kiocb *iocb);
 #else
@@ -69,7 +70,7 @@ static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 static inline void bio_nopin_set_huge(struct bio_vec *to, struct nopin_chunk *chunk,
 				      unsigned long addr, size_t len)
 {
-	bvec_set_page(to, chunk->cache.huge.bv_page + nopin_start(addr), len,
+	bvec_set_page(to, chunk->cache.huge->bv_page + nopin_start(addr), len,
 		      offset_in_page(addr));
 }
 
@@ -119,13 +120,14 @@ static __always_inline void bio_nopin_point(struct bio *bio,
 	bio_set_flag(bio, BIO_CLONED);
 }
 
-/* The same for pages of a huge mapping */
+/* The same for pages of that many huge mappings */
 static __always_inline void bio_nopin_point_huge(struct bio *bio,
 						 struct nopin_chunk *chunk,
-						 unsigned long addr)
+						 unsigned long addr,
+						 unsigned int nr)
 {
-	bio->bi_io_vec = &chunk->cache.huge;
-	bio->bi_vcnt = 1;
+	bio->bi_io_vec = chunk->cache.huge;
+	bio->bi_vcnt = nr;
 	bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
 	bio_set_flag(bio, BIO_CLONED);
 }
@@ -184,17 +186,18 @@ static __always_inline int bio_nopin_known(struct bio *bio,
 		} else {
 			bio_nopin_point(bio, chunk, addr, 1);
 		}
-	} else if (nopin_one_folio(&chunk->cache)) {
-		if (unlikely(addr % NOPIN_CACHE_SIZE + iter->count >
-			     NOPIN_CACHE_SIZE))
+	} else if (unlikely(addr % NOPIN_CACHE_SIZE + iter->count >
+			    NOPIN_CACHE_SIZE)) {
+		if (!bio_nopin_across(bio, chunk, addr, iter->count))
 			goto fail;
+	} else if (nopin_one_folio(&chunk->cache)) {
 		if (unlikely(!nopin_enter_cached(chunk, addr, 1,
 						 bio_nopin_dir(bio),
 						 &bio->bi_nopin)))
 			goto fail;
 		if (unlikely(!nopin_one_folio(&chunk->cache)))
 			goto exit;
-		bio_nopin_point_huge(bio, chunk, addr);
+		bio_nopin_point_huge(bio, chunk, addr, 1);
 	} else {
 		size_t nr = bio_nopin_nr(addr, iter->count);
 
@@ -203,7 +206,7 @@ static __always_inline int bio_nopin_known(struct bio *bio,
 						 &bio->bi_nopin)))
 			goto fail;
 		if (unlikely(nopin_whole(&chunk->cache)))
-			bio_nopin_point_huge(bio, chunk, addr);
+			bio_nopin_point_huge(bio, chunk, addr, 1);
 		else if (nr <= NOPIN_PAGES_PER_WORD ||
 			 !nopin_followed(&chunk->cache, nopin_start(addr)) ||
 			 !bio_nopin_join(bio, chunk, addr, iter->count))

@@ -68,9 +68,10 @@ enum nopin_whole {
  * @valid: pages that have one. Written under &nopin_range.lock.
  * @next: pages with the next one right behind them in physical memory; of use
  *	  where both have a translation. Written under &nopin_range.lock.
- * @huge: that of all pages, if @whole
+ * @huge: that of all pages, if @whole: the one of &nopin_range.huge that belongs
+ *	  to them
  * @bvec: those of single pages, allocated when they are needed
- * @whole: @huge is the one to use. Written under &nopin_range.lock.
+ * @whole: that in @huge is the one to use. Written under &nopin_range.lock.
  * @walked: pages that were looked up in the page tables before this began
  * @lru: in the list of those who have @bvec
  * @round: of nopin_cache_age(), the last one that it took part in
@@ -78,7 +79,7 @@ enum nopin_whole {
 struct nopin_cache {
 	u64			valid[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
 	u64			next[NOPIN_CHUNK_BITMAP];
-	struct bio_vec		huge;
+	struct bio_vec		*huge;
 	struct bio_vec		*bvec;
 	enum nopin_whole	whole;
 	unsigned int		walked;
@@ -124,6 +125,9 @@ struct nopin_chunk {
  * @start: first address, page aligned
  * @nr_pages: length
  * @rcu: frees the range when no exit can be about to wake a waiter
+ * @huge: translations of whole chunks, those of chunks that are next to each
+ *	  other likewise, so that one bio can use them. Allocated when they are
+ *	  needed, under @lock.
  * @chunk: page states; an entry, once set, stays until the range is freed
  */
 struct nopin_range {
@@ -136,6 +140,7 @@ struct nopin_range {
 	unsigned long			start;
 	unsigned int			nr_pages;
 	struct rcu_head			rcu;
+	struct bio_vec			*huge;
 	struct nopin_chunk		*chunk[];
 };
 
@@ -334,7 +339,7 @@ static __always_inline bool nopin_one_folio(const struct nopin_cache *cache)
 static __always_inline const struct bio_vec *
 nopin_bvec(const struct nopin_cache *cache, unsigned int start)
 {
-	return nopin_whole(cache) ? &cache->huge : &cache->bvec[start];
+	return nopin_whole(cache) ? cache->huge : &cache->bvec[start];
 }
 
 /* Is the page behind that one right behind it in memory? Both are known */
@@ -365,13 +370,12 @@ static __always_inline bool nopin_contiguous(const struct nopin_cache *cache,
  * nopin_enter_cached - enter pages whose translations are in use
  * @chunk: what nopin_mm_slot() returned for @addr
  * @addr: user address, untagged
- * @nr: number of pages, at least 1
+ * @nr: number of pages, at least 1; all of them in the same 2 MiB
  * @dir: what a device is going to do with them
  * @ext: set to the pages that were entered
  *
  * What nopin_enter() and nopin_cached() do, for the sake of speed; they do it,
- * one after the other, where this fails. It does beyond a multiple of
- * NOPIN_CACHE_SIZE, for one thing.
+ * one after the other, where this fails.
  *
  * Context: As for nopin_enter().
  *
@@ -395,8 +399,7 @@ static __always_inline bool nopin_enter_cached(struct nopin_chunk *chunk,
 		ext->word = (unsigned long)word + NOPIN_EXTENT_WORD;
 		ext->ones = ones;
 	} else {
-		if (unlikely(start + nr > NOPIN_CHUNK_PAGES ||
-			     !nopin_enter_words(word, skip, nr)))
+		if (unlikely(!nopin_enter_words(word, skip, nr)))
 			return false;
 		ext->word = (unsigned long)word + NOPIN_EXTENT_WORDS;
 		ext->first = skip;

@@ -200,7 +200,7 @@ static void nopin_break_up(struct nopin_cache *cache)
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		if (nopin_page_valid(cache, page))
 			bvec_set_page(&cache->bvec[page],
-				      cache->huge.bv_page + page, PAGE_SIZE, 0);
+				      cache->huge->bv_page + page, PAGE_SIZE, 0);
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		nopin_set_next(cache, page, 0, 0);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
@@ -250,12 +250,19 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		huge = false;
 
 	/* Pages are entered, so this must not wait */
-	if (!huge && !READ_ONCE(cache->bvec))
-		array = kmalloc_array(NOPIN_CHUNK_PAGES, sizeof(*array),
+	if (!READ_ONCE(*(huge ? &range->huge : &cache->bvec)))
+		array = kmalloc_array(huge ? nopin_nr_chunks(range) :
+					     NOPIN_CHUNK_PAGES, sizeof(*array),
 				      GFP_NOWAIT | __GFP_NOWARN | __GFP_ACCOUNT);
 
 	spin_lock(&range->lock);
-	if (!cache->bvec && array) {
+	if (huge && !range->huge) {
+		if (!array)
+			goto unlock;
+		WRITE_ONCE(range->huge, array);
+		array = NULL;
+	}
+	if (!huge && !cache->bvec && array) {
 		WRITE_ONCE(cache->bvec, array);
 		array = NULL;
 		list_lru_add_obj(&nopin_lru, &cache->lru);
@@ -267,7 +274,8 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		enum nopin_whole whole = NOPIN_WHOLE_NOT;
 
 		if (huge) {
-			bvec_set_page(&cache->huge, head,
+			cache->huge = &range->huge[first / NOPIN_CHUNK_PAGES];
+			bvec_set_page(cache->huge, head,
 				      NOPIN_CHUNK_PAGES * PAGE_SIZE, 0);
 			/* Those of fs-DAX are folios each for itself */
 			whole = folio_nr_pages(page_folio(head)) <
@@ -275,12 +283,12 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		}
 		WRITE_ONCE(cache->whole, whole);
 	}
-	if (cache->whole && (!huge || cache->huge.bv_page != head) &&
+	if (cache->whole && (!huge || cache->huge->bv_page != head) &&
 	    cache->bvec)
 		nopin_break_up(cache);
 
 	if (cache->whole) {
-		if (!huge || cache->huge.bv_page != head)
+		if (!huge || cache->huge->bv_page != head)
 			goto unlock;
 	} else {
 		size_t in_page = bv->bv_offset + skip;
@@ -522,7 +530,7 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 				i = page + __ffs64(young) / NOPIN_PAGE_BITS;
 				if (!nopin_page_valid(cache, i))
 					continue;
-				p = cache->whole ? cache->huge.bv_page + i :
+				p = cache->whole ? cache->huge->bv_page + i :
 						   cache->bvec[i].bv_page;
 				folio_set_young(page_folio(p));
 				folio_set_referenced(page_folio(p));

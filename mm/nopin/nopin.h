@@ -13,6 +13,11 @@ static inline unsigned int nopin_next_chunk(unsigned int page)
 	return round_down(page, NOPIN_CHUNK_PAGES) + NOPIN_CHUNK_PAGES;
 }
 
+static inline unsigned int nopin_nr_chunks(const struct nopin_range *range)
+{
+	return DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES);
+}
+
 static inline unsigned long nopin_addr(const struct nopin_range *range,
 				       unsigned int page)
 {

@@ -17,6 +17,8 @@
  */
 
 #include <kunit/test.h>
+#include <linux/bio.h>
+#include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -47,6 +49,7 @@
 #include <linux/swap.h>
 #include <linux/syscalls.h>
 #include <linux/uaccess.h>
+#include <linux/uio.h>
 #include <asm/tlb.h>
 #ifdef CONFIG_X86_64
 #include <asm/syscall.h>
@@ -4482,10 +4485,9 @@ static void test_contiguous_race(struct kunit *test)
 	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "in round %u", i);
 }
 
-/* Beyond what one look-up can answer, and where there is nothing to look at */
+/* Where there is nothing to look at */
 static void test_enter_cached_bounds(struct kunit *test)
 {
-	unsigned long last = cache_addr(NOPIN_CHUNK_PAGES - 1);
 	unsigned long far = CACHE_ADDR +
 			    ((unsigned long)NOPIN_MM_SLOTS << NOPIN_MM_SHIFT);
 	struct fixture *f = test->priv;
@@ -4496,12 +4498,6 @@ static void test_enter_cached_bounds(struct kunit *test)
 	learn_chunk(test, range, 0, false);
 	learn_chunk(test, range, NOPIN_CHUNK_PAGES, false);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		EXPECT_NO_ENTRY(test, last, 2 * PAGE_SIZE, dir);
-		EXPECT_NO_ENTRY(test, last + PAGE_SIZE - 1, 2, dir);
-		EXPECT_NO_ENTRY(test, last - 100 * PAGE_SIZE, 200 * PAGE_SIZE,
-				dir);
-		EXPECT_NO_ENTRY(test, CACHE_ADDR, NOPIN_CACHE_SIZE + 1, dir);
-		EXPECT_NO_ENTRY(test, CACHE_ADDR, SZ_2G, dir);
 		EXPECT_NO_ENTRY(test, CACHE_ADDR - PAGE_SIZE, PAGE_SIZE, dir);
 		EXPECT_NO_ENTRY(test, CACHE_ADDR - PAGE_SIZE, 2 * PAGE_SIZE,
 				dir);
@@ -4524,6 +4520,243 @@ static void test_enter_cached_bounds(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, enter_cached(test, f->mm, CACHE_ADDR, 1,
 						 NOPIN_FROM_DEVICE, &ext));
 	leave_all(f);
+}
+
+/**
+ * struct fake_io - I/O to a device that is not there
+ * @q: a queue that can do without pins, of @bdev
+ * @bdev: the device
+ * @iocb: the I/O
+ * @iter: its memory
+ * @bio: its bio, with @vecs
+ * @vecs: as many as a bio has embedded
+ */
+struct fake_io {
+	struct request_queue	q;
+	struct block_device	bdev;
+	struct kiocb		iocb;
+	struct iov_iter		iter;
+	struct bio		bio;
+	struct bio_vec		vecs[BIO_NOPIN_VECS];
+};
+
+static struct fake_io *fake_io(struct kunit *test)
+{
+	struct fake_io *io = kunit_kzalloc(test, sizeof(*io), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, io);
+	io->q.limits.features = BLK_FEAT_NOPIN;
+	io->bdev.bd_queue = &io->q;
+	return io;
+}
+
+static int get_known(struct kunit *test, struct fake_io *io,
+		     unsigned long addr, size_t len, enum nopin_dir dir)
+{
+	bool write = dir == NOPIN_TO_DEVICE;
+	struct fixture *f = test->priv;
+	int ret;
+
+	bio_init(&io->bio, NULL, io->vecs, BIO_NOPIN_VECS,
+		 write ? REQ_OP_WRITE : REQ_OP_READ);
+	io->bio.bi_bdev = &io->bdev;
+	iov_iter_ubuf(&io->iter, write ? ITER_SOURCE : ITER_DEST,
+		      (void __user *)addr, len);
+
+	kthread_use_mm(f->mm);
+	ret = bio_nopin_get_known(&io->bio, &io->iter, &io->iocb);
+	kthread_unuse_mm(f->mm);
+
+	KUNIT_EXPECT_EQ(test, iov_iter_count(&io->iter), ret ? len : 0);
+	KUNIT_EXPECT_EQ(test, bio_nopin(&io->bio), !ret);
+	return ret;
+}
+
+/* How many pieces of the bio are not where they should be */
+static unsigned int wrong_bytes(struct fake_io *io, unsigned int first,
+				size_t off, size_t len, struct page *const *page)
+{
+	unsigned int wrong = 0, i;
+	struct bvec_iter it;
+	struct bio_vec bv;
+
+	bio_for_each_segment(bv, &io->bio, it) {
+		i = first + off / PAGE_SIZE;
+		wrong += bv.bv_page != page[i / NOPIN_CHUNK_PAGES] +
+				       i % NOPIN_CHUNK_PAGES;
+		wrong += bv.bv_offset != offset_in_page(off);
+		off += bv.bv_len;
+		len -= bv.bv_len;
+	}
+	return wrong + !!len;
+}
+
+/**
+ * struct across_case - two chunks beside each other
+ * @name: of the case
+ * @huge: is a chunk mapped by a PMD?
+ * @folio: and is it one folio?
+ */
+struct across_case {
+	const char	*name;
+	bool		huge[2];
+	bool		folio[2];
+};
+
+static const struct across_case across_cases[] = {
+	{ "pages",		{ false, false },	{ false, false } },
+	{ "folios",		{ true, true },		{ true, true } },
+	{ "huge-no-folios",	{ true, true },		{ false, false } },
+	{ "pages-folio",	{ false, true },	{ false, true } },
+	{ "folio-pages",	{ true, false },	{ true, false } },
+	{ "folio-no-folio",	{ true, true },		{ true, false } },
+};
+
+KUNIT_ARRAY_PARAM_DESC(across, across_cases, name);
+
+/* The second folio is not next to the first one, and neither are the pages */
+static void across_learn(struct kunit *test, const struct across_case *c,
+			 struct folio **folio, struct page **page)
+{
+	struct fixture *f = test->priv;
+	enum nopin_dir dir;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		page[i] = c->folio[i] ? folio_page(folio[1 - i], 0) :
+			  some_page(test) + i * CACHE_PAGES;
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+			learn(test, f->cached, i * NOPIN_CHUNK_PAGES,
+			      NOPIN_CHUNK_PAGES, dir, page[i], c->huge[i]);
+	}
+}
+
+/* A bio has what lies across the border of two chunks, or it has nothing */
+static void test_known_across(struct kunit *test)
+{
+	static const struct {
+		unsigned int	before;
+		size_t		off;
+		size_t		len;
+	} pieces[] = {
+		{ 1, 0, 2 * PAGE_SIZE },
+		{ 1, PAGE_SIZE - 512, 1024 },
+		{ 2, 512, 3 * PAGE_SIZE },
+		{ 3, 0, 4 * PAGE_SIZE },
+		{ 1, 512, 3 * PAGE_SIZE },
+		{ 4, 0, 5 * PAGE_SIZE },
+		{ 300, 1024, 450 * PAGE_SIZE },
+		{ NOPIN_CHUNK_PAGES, 0, 2 * NOPIN_CACHE_SIZE },
+		{ NOPIN_CHUNK_PAGES, 512, 2 * NOPIN_CACHE_SIZE },
+	};
+	const struct across_case *c = test->param_value;
+	unsigned int bad[] = { NOPIN_CHUNK_PAGES - 1, NOPIN_CHUNK_PAGES };
+	bool folios = c->folio[0] && c->folio[1];
+	struct fake_io *io = fake_io(test);
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct page *page[2];
+	struct folio *folio[2];
+	unsigned int i, j;
+
+	/* One by one; where the allocator puts them is of no interest */
+	for (i = 0; i < 2; i++) {
+		folio[i] = folio_alloc(GFP_KERNEL | __GFP_NOWARN,
+				       ilog2(NOPIN_CHUNK_PAGES));
+		if (!folio[i]) {
+			while (i--)
+				folio_put(folio[i]);
+			kunit_skip(test, "no memory for folios of 2 MiB");
+		}
+	}
+	across_learn(test, c, folio, page);
+
+	for (i = 0; i < 2 * ARRAY_SIZE(pieces); i++) {
+		unsigned int first = NOPIN_CHUNK_PAGES - pieces[i / 2].before;
+		size_t off = pieces[i / 2].off, len = pieces[i / 2].len;
+		unsigned int nr = DIV_ROUND_UP(off + len, PAGE_SIZE);
+		unsigned long addr = cache_addr(first) + off;
+		unsigned int end = first + nr;
+		enum nopin_dir dir = i % 2;
+		bool fits = end <= CACHE_PAGES &&
+			    (folios || nr <= BIO_NOPIN_VECS);
+
+		KUNIT_EXPECT_EQ_MSG(test, get_known(test, io, addr, len, dir),
+				    fits ? 0 : -EAGAIN, "%u pages from %u", nr,
+				    first);
+		if (fits) {
+			KUNIT_EXPECT_EQ(test, io->bio.bi_iter.bi_size, len);
+			KUNIT_EXPECT_EQ(test, wrong_bytes(io, first, off, len,
+							  page), 0);
+			/* Of each folio one page, which stands for all */
+			if (folios) {
+				KUNIT_EXPECT_EQ(test, io->bio.bi_vcnt, 2);
+				first = NOPIN_CHUNK_PAGES - 1;
+				end = first + 2;
+			}
+			EXPECT_STATE(test, 0, range, 0, first, dir);
+			EXPECT_STATE(test, 1, range, first, end - first, dir);
+			EXPECT_STATE(test, 0, range, end, CACHE_PAGES - end,
+				     dir);
+			EXPECT_STATE(test, 0, range, 0, CACHE_PAGES, !dir);
+			bio_nopin_exit(&io->bio);
+		}
+		/* or else the changes below would wait for long */
+		KUNIT_ASSERT_EQ(test, first_not(0, range, 0, CACHE_PAGES, dir),
+				-1);
+
+		/* One of the pages that it has to enter is not known */
+		for (j = 0; j < 2; j++) {
+			change(range, bad[j], 1);
+			open_pages(test, range, bad[j], 1, dir);
+			open_pages(test, range, bad[j], 1, !dir);
+			KUNIT_EXPECT_EQ(test, get_known(test, io, addr, len,
+							dir), -EAGAIN);
+			KUNIT_ASSERT_EQ(test, first_not(0, range, 0,
+							CACHE_PAGES, dir), -1);
+			change(range, 0, CACHE_PAGES);
+			across_learn(test, c, folio, page);
+		}
+	}
+
+	change(range, 0, CACHE_PAGES);
+	for (i = 0; i < 2; i++)
+		folio_put(folio[i]);
+}
+
+/* Chunks of different ranges have nothing to do with each other */
+static void test_known_across_ranges(struct kunit *test)
+{
+	const unsigned int nr = 1U << (NOPIN_MM_SHIFT - PAGE_SHIFT);
+	unsigned long last = CACHE_ADDR - PAGE_SIZE;
+	struct page *page = some_page(test);
+	struct fake_io *io = fake_io(test);
+	struct fixture *f = test->priv;
+	struct nopin_range *range;
+	enum nopin_dir dir;
+
+	range = nopin_mm_get(f->mm, last);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, range);
+	/* the first one does not count, see test_threshold() */
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		learn(test, range, nr - NOPIN_CHUNK_PAGES, NOPIN_CHUNK_PAGES,
+		      dir, page, false);
+	KUNIT_EXPECT_PTR_EQ(test, nopin_mm_find(f->mm, last), range);
+
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		learn(test, range, nr - 1, 1, dir, page, false);
+		learn(test, f->cached, 0, 1, dir, page + 1, false);
+		KUNIT_EXPECT_EQ(test, get_known(test, io, last, PAGE_SIZE, dir),
+				0);
+		bio_nopin_exit(&io->bio);
+		KUNIT_EXPECT_EQ(test, get_known(test, io, CACHE_ADDR, PAGE_SIZE,
+						dir), 0);
+		bio_nopin_exit(&io->bio);
+		KUNIT_EXPECT_EQ(test, get_known(test, io, last, 2 * PAGE_SIZE,
+						dir), -EAGAIN);
+		EXPECT_STATE(test, 0, range, nr - 1, 1, dir);
+		EXPECT_STATE(test, 0, f->cached, 0, 1, dir);
+	}
 }
 
 /* Real mappings */
@@ -4895,6 +5128,8 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(test_enter_cached),
 	KUNIT_CASE(test_enter_cached_nothing),
 	KUNIT_CASE(test_enter_cached_bounds),
+	KUNIT_CASE_PARAM(test_known_across, across_gen_params),
+	KUNIT_CASE(test_known_across_ranges),
 	KUNIT_CASE(test_contiguous),
 	KUNIT_CASE(test_age),
 	KUNIT_CASE(test_change_during_age),

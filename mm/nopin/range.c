@@ -817,12 +817,13 @@ static void nopin_range_free(struct rcu_head *rcu)
 	struct nopin_range *range = container_of(rcu, struct nopin_range, rcu);
 	unsigned int i;
 
-	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++) {
+	for (i = 0; i < nopin_nr_chunks(range); i++) {
 		if (!range->chunk[i])
 			continue;
 		kfree(range->chunk[i]->cache.bvec);
 		kmem_cache_free(nopin_chunk_cache, range->chunk[i]);
 	}
+	kfree(range->huge);
 	kvfree(range);
 }
 
@@ -859,7 +860,7 @@ void nopin_range_destroy(struct nopin_range *range)
 	unsigned int i;
 
 	mmu_interval_notifier_remove(&range->notifier);
-	for (i = 0; i < DIV_ROUND_UP(range->nr_pages, NOPIN_CHUNK_PAGES); i++)
+	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->chunk[i])
 			nopin_cache_drop(range->chunk[i]);
 	nopin_range_put(range);
