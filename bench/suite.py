@@ -155,6 +155,9 @@ def figures(results):
         for field in ("pin", "nopin", "ratio"):
             # What pinning takes is not for us to judge
             found["icount", job, field] = exact(row[field], 0 if field == "pin" else 1)
+        if row["least"] < row["greatest"]:
+            found["icount", job, "ratio"] = Figure(row["ratio"], row["least"],
+                                                   row["greatest"], 1)
     for part in ("wall", "storm", "scale"):
         for job, row in ratios(parts.get(part, ())).items():
             found[part, job, "ratio"] = Figure(row["ratio"], row["least"],
