@@ -508,51 +508,55 @@ bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
 /*
  * All of what lies across the border of two chunks, if its translations are
  * known. Those of huge mappings, of which one page each is entered as in
- * bio_nopin_enter_huge(), are one behind the other. Others are copied, if they
- * are few.
+ * bio_nopin_enter_huge(), are one behind the other. Of others there are copies.
  */
 bool bio_nopin_across(struct bio *bio, struct nopin_chunk *chunk,
 		      unsigned long addr, size_t len)
 {
 	unsigned long border = (addr | (NOPIN_CACHE_SIZE - 1)) + 1;
 	struct nopin_chunk *next = nopin_mm_slot(current->mm, border);
-	struct bio_vec *vecs = bio_nopin_inline_vecs(bio);
 	size_t before = border - addr, behind = len - before;
+	struct nopin_range *range = chunk->range;
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct nopin_extent ext, ext_next;
 	size_t nr = 1, nr_next = 1;
 	bool huge;
 
-	if (!next || next->range != chunk->range || behind > NOPIN_CACHE_SIZE)
+	if (!next || next->range != range || behind > NOPIN_CACHE_SIZE)
 		return false;
 	huge = nopin_one_folio(&chunk->cache) && nopin_one_folio(&next->cache);
 	if (!huge) {
 		nr = bio_nopin_nr(addr, before);
 		nr_next = bio_nopin_nr(border, behind);
-		if (!vecs || nr + nr_next > BIO_NOPIN_VECS)
+		if (nr > NOPIN_BORDER || nr_next > NOPIN_BORDER)
 			return false;
+		/* Pairs with the smp_store_release() in nopin_cross() */
+		if (unlikely(!smp_load_acquire(&next->cache.crossed)))
+			nopin_cross(chunk, next);
 	}
 
 	if (!nopin_enter_cached(chunk, border - (nr << PAGE_SHIFT), nr, dir, &ext))
 		return false;
 	if (!nopin_enter_cached(next, border, nr_next, dir, &ext_next))
 		goto exit;
-	if (!huge) {
-		bio->bi_io_vec = vecs;
-		bio->bi_vcnt = bio_nopin_copy(vecs, chunk, addr, before);
-		bio->bi_vcnt += bio_nopin_copy(vecs + bio->bi_vcnt, next, border,
-					       behind);
-	} else if (likely(nopin_one_folio(&chunk->cache) &&
-			  nopin_one_folio(&next->cache))) {
+	if (huge) {
+		if (unlikely(!nopin_one_folio(&chunk->cache) ||
+			     !nopin_one_folio(&next->cache)))
+			goto exit_next;
 		bio_nopin_point_huge(bio, chunk, addr, 2);
 	} else {
-		bio_nopin_exit_extent(&ext_next, dir);
-		goto exit;
+		if (unlikely(nopin_whole(&chunk->cache) ||
+			     nopin_whole(&next->cache)))
+			goto exit_next;
+		bio_nopin_point(bio, &next->cache.border[NOPIN_BORDER - nr],
+				addr, nr + nr_next);
 	}
-	bio_nopin_set_extent(&bio->bi_nopin, chunk->range,
+	bio_nopin_set_extent(&bio->bi_nopin, range,
 			     border - (nr << PAGE_SHIFT),
 			     (nr + nr_next) << PAGE_SHIFT);
 	return true;
+exit_next:
+	bio_nopin_exit_extent(&ext_next, dir);
 exit:
 	bio_nopin_exit_extent(&ext, dir);
 	return false;

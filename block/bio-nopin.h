@@ -109,12 +109,10 @@ static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
 
 /* The bio points to translations of entered pages, which are known */
 static __always_inline void bio_nopin_point(struct bio *bio,
-					    struct nopin_chunk *chunk,
+					    struct bio_vec *bvec,
 					    unsigned long addr, size_t nr)
 {
-	struct nopin_cache *cache = &chunk->cache;
-
-	bio->bi_io_vec = &cache->bvec[nopin_start(addr)];
+	bio->bi_io_vec = bvec;
 	bio->bi_vcnt = nr;
 	bio->bi_iter.bi_bvec_done = offset_in_page(addr);
 	bio_set_flag(bio, BIO_CLONED);
@@ -184,7 +182,8 @@ static __always_inline int bio_nopin_known(struct bio *bio,
 			bio->bi_io_vec = to;
 			bio->bi_vcnt = 1;
 		} else {
-			bio_nopin_point(bio, chunk, addr, 1);
+			bio_nopin_point(bio, &chunk->cache.bvec[nopin_start(addr)],
+					addr, 1);
 		}
 	} else if (unlikely(addr % NOPIN_CACHE_SIZE + iter->count >
 			    NOPIN_CACHE_SIZE)) {
@@ -210,7 +209,8 @@ static __always_inline int bio_nopin_known(struct bio *bio,
 		else if (nr <= NOPIN_PAGES_PER_WORD ||
 			 !nopin_followed(&chunk->cache, nopin_start(addr)) ||
 			 !bio_nopin_join(bio, chunk, addr, iter->count))
-			bio_nopin_point(bio, chunk, addr, nr);
+			bio_nopin_point(bio, &chunk->cache.bvec[nopin_start(addr)],
+					addr, nr);
 	}
 	bio_nopin_all(bio, iter, iocb);
 	return 0;

@@ -40,6 +40,9 @@
 #define NOPIN_CHUNK_SHIFT	(PAGE_SHIFT + 9)
 #define NOPIN_CHUNK_WORDS	(NOPIN_CHUNK_PAGES / NOPIN_PAGES_PER_WORD)
 
+/* How far I/O may reach beyond a multiple of NOPIN_CACHE_SIZE, to either side */
+#define NOPIN_BORDER		16
+
 /* What has one bit per page */
 #define NOPIN_BITS_PER_WORD	64U
 #define NOPIN_CHUNK_BITMAP	(NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD)
@@ -75,6 +78,9 @@ enum nopin_whole {
  * @walked: pages that were looked up in the page tables before this began
  * @lru: in the list of those who have @bvec
  * @round: of nopin_cache_age(), the last one that it took part in
+ * @crossed: @border is in use. Never cleared.
+ * @border: copies of what is in @bvec, here and in the chunk in front, of pages
+ *	    next to the first address. Written when those are.
  */
 struct nopin_cache {
 	u64			valid[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
@@ -85,6 +91,8 @@ struct nopin_cache {
 	unsigned int		walked;
 	struct list_head	lru;
 	unsigned int		round;
+	bool			crossed;
+	struct bio_vec		border[2 * NOPIN_BORDER];
 };
 
 /* A power of two: finds the chunk of a word */
@@ -277,6 +285,7 @@ static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 void nopin_exit_wake(struct nopin_range *range);
 bool nopin_enter_many(atomic64_t *first, unsigned int skip, unsigned int nr);
 void nopin_exit_words(atomic64_t *first, unsigned int skip, unsigned int nr);
+void nopin_cross(struct nopin_chunk *front, struct nopin_chunk *behind);
 
 /* Returns the CLOSED bits of the pages */
 static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)

@@ -192,15 +192,75 @@ static void nopin_set_next(struct nopin_cache *cache, unsigned int page,
 		WRITE_ONCE(*word, *word & ~bit);
 }
 
-/* From one bio_vec for all to one for each page */
-static void nopin_break_up(struct nopin_cache *cache)
+/* The chunk whose pages are behind those of that one, if it has been used */
+static struct nopin_chunk *nopin_chunk_behind(struct nopin_chunk *chunk)
 {
+	struct nopin_range *range = chunk->range;
+	unsigned int i = chunk->index + 1 - (range->start >> NOPIN_CHUNK_SHIFT);
+
+	if (i == nopin_nr_chunks(range))
+		return NULL;
+	return nopin_chunk(range, i * NOPIN_CHUNK_PAGES);
+}
+
+/* A page that is not valid is going to be found there */
+static void nopin_set_bvec(struct nopin_chunk *chunk, unsigned int page,
+			   struct page *p)
+{
+	unsigned int tail = NOPIN_CHUNK_PAGES - NOPIN_BORDER;
+	struct nopin_cache *cache = &chunk->cache;
+	struct nopin_chunk *behind;
+
+	bvec_set_page(&cache->bvec[page], p, PAGE_SIZE, 0);
+	if (page < NOPIN_BORDER && cache->crossed)
+		cache->border[NOPIN_BORDER + page] = cache->bvec[page];
+	if (page < tail)
+		return;
+	behind = nopin_chunk_behind(chunk);
+	if (behind && behind->cache.crossed)
+		behind->cache.border[page - tail] = cache->bvec[page];
+}
+
+/**
+ * nopin_cross - from now on there is I/O across the border of two chunks
+ * @front: one of them
+ * @behind: the one whose pages are behind those of @front
+ *
+ * A bio cannot point to translations of both: their arrays are not side by side.
+ * So those next to the border are copied to &nopin_cache.border of @behind, now and
+ * whenever they are found anew.
+ *
+ * Context: Process context, does not sleep.
+ */
+void nopin_cross(struct nopin_chunk *front, struct nopin_chunk *behind)
+{
+	unsigned int tail = NOPIN_CHUNK_PAGES - NOPIN_BORDER;
+	struct nopin_cache *cache = &behind->cache;
+
+	spin_lock(&behind->range->lock);
+	if (cache->crossed)
+		goto unlock;	/* bios may be using them */
+	if (front->cache.bvec)
+		memcpy(cache->border, front->cache.bvec + tail,
+		       NOPIN_BORDER * sizeof(*cache->border));
+	if (cache->bvec)
+		memcpy(cache->border + NOPIN_BORDER, cache->bvec,
+		       NOPIN_BORDER * sizeof(*cache->border));
+	/* Pairs with the smp_load_acquire() in bio_nopin_across() */
+	smp_store_release(&cache->crossed, true);
+unlock:
+	spin_unlock(&behind->range->lock);
+}
+
+/* From one bio_vec for all to one for each page */
+static void nopin_break_up(struct nopin_chunk *chunk)
+{
+	struct nopin_cache *cache = &chunk->cache;
 	unsigned int page;
 
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		if (nopin_page_valid(cache, page))
-			bvec_set_page(&cache->bvec[page],
-				      cache->huge->bv_page + page, PAGE_SIZE, 0);
+			nopin_set_bvec(chunk, page, cache->huge->bv_page + page);
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		nopin_set_next(cache, page, 0, 0);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
@@ -285,7 +345,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 	}
 	if (cache->whole && (!huge || cache->huge->bv_page != head) &&
 	    cache->bvec)
-		nopin_break_up(cache);
+		nopin_break_up(chunk);
 
 	if (cache->whole) {
 		if (!huge || cache->huge->bv_page != head)
@@ -299,8 +359,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 			struct page *p = bv->bv_page + (in_page >> PAGE_SHIFT);
 
 			if (!nopin_page_valid(cache, page))
-				bvec_set_page(&cache->bvec[page], p, PAGE_SIZE,
-					      0);
+				nopin_set_bvec(chunk, page, p);
 			in_page = round_down(in_page, PAGE_SIZE) + PAGE_SIZE;
 			if (in_page >= bv->bv_offset + bv->bv_len &&
 			    page + 1 < end) {

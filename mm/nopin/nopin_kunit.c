@@ -4645,6 +4645,9 @@ static void test_known_across(struct kunit *test)
 		{ 3, 0, 4 * PAGE_SIZE },
 		{ 1, 512, 3 * PAGE_SIZE },
 		{ 4, 0, 5 * PAGE_SIZE },
+		{ NOPIN_BORDER, 0, 2 * NOPIN_BORDER * PAGE_SIZE },
+		{ NOPIN_BORDER, 512, 2 * NOPIN_BORDER * PAGE_SIZE },
+		{ NOPIN_BORDER + 1, PAGE_SIZE - 512, NOPIN_BORDER * PAGE_SIZE + 1024 },
 		{ 300, 1024, 450 * PAGE_SIZE },
 		{ NOPIN_CHUNK_PAGES, 0, 2 * NOPIN_CACHE_SIZE },
 		{ NOPIN_CHUNK_PAGES, 512, 2 * NOPIN_CACHE_SIZE },
@@ -4678,8 +4681,10 @@ static void test_known_across(struct kunit *test)
 		unsigned long addr = cache_addr(first) + off;
 		unsigned int end = first + nr;
 		enum nopin_dir dir = i % 2;
-		bool fits = end <= CACHE_PAGES &&
-			    (folios || nr <= BIO_NOPIN_VECS);
+		bool fits = folios ? end <= CACHE_PAGES :
+			    !c->huge[0] && !c->huge[1] &&
+			    NOPIN_CHUNK_PAGES - first <= NOPIN_BORDER &&
+			    end - NOPIN_CHUNK_PAGES <= NOPIN_BORDER;
 
 		KUNIT_EXPECT_EQ_MSG(test, get_known(test, io, addr, len, dir),
 				    fits ? 0 : -EAGAIN, "%u pages from %u", nr,
@@ -4722,6 +4727,95 @@ static void test_known_across(struct kunit *test)
 	change(range, 0, CACHE_PAGES);
 	for (i = 0; i < 2; i++)
 		folio_put(folio[i]);
+}
+
+/* Two pages on either side of a border */
+static void expect_across(int line, struct kunit *test, struct fake_io *io,
+			  struct page *const *page)
+{
+	unsigned int i, wrong = 0;
+	struct fixture *f = test->priv;
+	int ret;
+
+	/* Their neighbours may have been opened, so they may be old */
+	for (i = 0; i < 4; i++)
+		expect_cached(line, test, f->cached, NOPIN_CHUNK_PAGES - 2 + i,
+			      1, NOPIN_TO_DEVICE, page[i]);
+	ret = get_known(test, io, cache_addr(NOPIN_CHUNK_PAGES - 2),
+			4 * PAGE_SIZE, NOPIN_TO_DEVICE);
+	KUNIT_ASSERT_EQ_MSG(test, ret, 0, "in line %d", line);
+	for (i = 0; i < 4; i++)
+		wrong += io->bio.bi_io_vec[i].bv_page != page[i];
+	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "in line %d", line);
+}
+
+#define EXPECT_ACROSS(...)	expect_across(__LINE__, __VA_ARGS__)
+
+/* The copies are what they are copies of, whatever becomes of these */
+static void test_border(struct kunit *test)
+{
+	const unsigned int border = NOPIN_CHUNK_PAGES;
+	struct fixture *f = test->priv;
+	struct nopin_range *range = f->cached;
+	struct nopin_cache *behind = &nopin_chunk(range, border)->cache;
+	struct page *other = some_page(test) + CACHE_PAGES, *page[4];
+	struct fake_io *io = fake_io(test);
+	unsigned int i;
+
+	for (i = 0; i < 4; i++)
+		page[i] = some_page(test) + border - 2 + i;
+	learn_chunk(test, range, 0, false);
+	learn_chunk(test, range, border, false);
+	KUNIT_EXPECT_FALSE(test, behind->crossed);
+	EXPECT_ACROSS(test, io, page);
+	KUNIT_EXPECT_TRUE(test, behind->crossed);
+	bio_nopin_exit(&io->bio);
+
+	/* other pages, one by one */
+	for (i = 0; i < 4; i++) {
+		change(range, border - 2 + i, 1);
+		page[i] = other + 2 * i;
+		learn(test, range, border - 2 + i, 1, NOPIN_TO_DEVICE, page[i],
+		      false);
+		EXPECT_ACROSS(test, io, page);
+		bio_nopin_exit(&io->bio);
+	}
+
+	/* all of those in front, with their array */
+	change(range, 0, border);
+	page[0] = other + border - 2;
+	page[1] = other + border - 1;
+	learn(test, range, 0, border, NOPIN_TO_DEVICE, other, false);
+	EXPECT_ACROSS(test, io, page);
+	bio_nopin_exit(&io->bio);
+
+	/* that were one at first */
+	change(range, 0, border);
+	page[0] = some_page(test) + border - 2;
+	page[1] = other;
+	learn(test, range, 0, border, NOPIN_TO_DEVICE, some_page(test), true);
+	EXPECT_CACHED(test, range, border, 1, NOPIN_TO_DEVICE, page[2]);
+	EXPECT_CACHED(test, range, border + 1, 1, NOPIN_TO_DEVICE, page[3]);
+	KUNIT_EXPECT_EQ(test, get_known(test, io, cache_addr(border - 2),
+					4 * PAGE_SIZE, NOPIN_TO_DEVICE), -EAGAIN);
+	change(range, border - 1, 1);
+	learn(test, range, border - 1, 1, NOPIN_TO_DEVICE, page[1], false);
+	EXPECT_ACROSS(test, io, page);
+
+	bio_nopin_exit(&io->bio);
+
+	/* Nobody has used any of them for a while */
+	nopin_cache_age();
+	nopin_cache_age();
+	KUNIT_EXPECT_NULL(test, behind->bvec);
+	learn(test, range, border, border, NOPIN_TO_DEVICE, page[2], false);
+	page[3] = page[2] + 1;
+	learn(test, range, 0, border, NOPIN_TO_DEVICE, other, false);
+	page[0] = other + border - 2;
+	page[1] = other + border - 1;
+	EXPECT_ACROSS(test, io, page);
+	bio_nopin_exit(&io->bio);
+	change(range, 0, CACHE_PAGES);
 }
 
 /* Chunks of different ranges have nothing to do with each other */
@@ -5130,6 +5224,7 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(test_enter_cached_bounds),
 	KUNIT_CASE_PARAM(test_known_across, across_gen_params),
 	KUNIT_CASE(test_known_across_ranges),
+	KUNIT_CASE(test_border),
 	KUNIT_CASE(test_contiguous),
 	KUNIT_CASE(test_age),
 	KUNIT_CASE(test_change_during_age),
