@@ -232,7 +232,8 @@ SETUP = [["sh", "-c", "echo never >" + THP],
          # It would look through the memory now and then
          ["sh", "-c", "echo 4294967295 >" + os.path.dirname(THP) +
           "/khugepaged/scan_sleep_millisecs"],
-         ["sh", "-c", "echo 20 >/proc/sys/vm/nr_hugepages"]]
+         # fio takes a power of two: 64 MiB and some for a depth above 32
+         ["sh", "-c", "echo 40 >/proc/sys/vm/nr_hugepages"]]
 MKFS = {"ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
         "xfs": ["mkfs.xfs", "-q", "-f"],
         "vfat": ["mkfs.fat"]}
