@@ -126,9 +126,9 @@ def icount(results):
     if some:
         sizes, lines = grid(some, lambda j: (j.rw, of_engine(j)), cell)
         yield from ["### A buffer across a border of 2 MiB", "",
-                    "What earlier I/O has found is kept per 2 MiB, so this goes piece by piece. "
-                    "Of the buffers above one in 32 lies like that at most, if it is not "
-                    "larger than 64k.", "", *table(["", "engine", *sizes], lines, 2)]
+                    "What earlier I/O has found is kept per 2 MiB. Up to 64k there are copies "
+                    "of what is next to the border; more goes piece by piece. Of the buffers "
+                    "above one in 32 lies like that at most, if it is not larger than 64k.", "", *table(["", "engine", *sizes], lines, 2)]
         yield from command("bench/run --only icount --job '*-across'")
 
     some = [j for j in jobs if j.device == "polled"]
@@ -250,6 +250,20 @@ def costs(results):
                     "flight; and where their buffers are. \"own\": of the buffers themselves.", "",
                     *table(["", *ops], lines)]
         yield from command("bench/run --only costs --job change")
+    lines = []
+    for r in reports:
+        if "process_ns" in r:
+            lines.append([r["mode"], time_of(r["process_without_io_ns"]),
+                          time_of(r["process_ns"]),
+                          "%.1f" % (r["bytes_per_process_without_io"]["kernel"] / 1024),
+                          "%.1f" % (r["bytes_per_process"]["kernel"] / 1024)])
+    if lines:
+        yield from ["### Processes that read 8 times and exit", "",
+                    "The median time of one from fork to exit, and the kernel memory of one of "
+                    "many that wait, without page tables, in KiB.", "",
+                    *table(["", "time without I/O", "with I/O", "memory without I/O",
+                            "with I/O"], lines)]
+        yield from command("bench/run --only costs --job processes")
 
 
 def percentile(r, field, which):
@@ -313,20 +327,6 @@ def scale(results):
                       "nopin / pin", "2 / 1, pin", "2 / 1, nopin"], lines)
     yield from command("bench/run --only scale")
     yield from ["![](scale.png)", ""]
-    lines = []
-    for r in results["parts"]["scale"]:
-        if "process_ns" in r:
-            lines.append([r["mode"], time_of(r["process_without_io_ns"]),
-                          time_of(r["process_ns"]),
-                          "%.1f" % (r["bytes_per_process_without_io"]["kernel"] / 1024),
-                          "%.1f" % (r["bytes_per_process"]["kernel"] / 1024)])
-    if lines:
-        yield from ["### Processes that read 8 times and exit", "",
-                    "The median time of one from fork to exit, and the kernel memory of one of "
-                    "many that wait, without page tables, in KiB.", "",
-                    *table(["", "time without I/O", "with I/O", "memory without I/O",
-                            "with I/O"], lines)]
-        yield from command("bench/run --only scale --job processes")
 
 
 PARTS = {"icount": icount, "split": split, "wall": wall, "costs": costs, "storm": storm,
