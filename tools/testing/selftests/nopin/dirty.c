@@ -19,6 +19,7 @@
 /* Shared mappings of files: the file system writes the pages back */
 
 FIXTURE(file) {
+	struct gate gate;
 	struct target raw;
 	struct mem m;
 	struct ioq q;
@@ -38,7 +39,9 @@ FIXTURE_VARIANT_ADD(file, xfs) {
 FIXTURE_SETUP(file)
 {
 	NEED("NOPIN_RAW");
+	NEED("NOPIN_HELD");
 	NEED(variant->env);
+	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
 	ASSERT_EQ(0, target_open(&self->raw, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
 	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, 64));
@@ -49,7 +52,9 @@ FIXTURE_TEARDOWN(file)
 {
 	if (!self->ready)
 		return;
+	gate_open(&self->gate);
 	ioq_exit(&self->q);
+	gate_exit(&self->gate);
 	mem_put(&self->m);
 	target_close(&self->raw);
 }
@@ -131,24 +136,24 @@ TEST_F_TIMEOUT(file, sync_in_flight, 60)
 	enum { NR = 32, CHUNK = LEN / NR };
 	unsigned long wait = vmstat("nopin_wait");
 	struct syncer s = { .m = &self->m };
-	struct slow slow;
+	struct gate *gate = &self->gate;
+	bool nopin = mode_get() == MODE_NOPIN;
 	pthread_t th;
 
-	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, slow_open(&slow));
 	ASSERT_EQ(0, pthread_create(&th, NULL, syncer_thread, &s));
 	for (int round = 0; round < NR_STATES; round++) {
 		/* Written there with gaps, so that it stays one read each */
 		for (int i = 0; i < NR; i++)
 			pat_fill(self->m.p + i * CHUNK, CHUNK, round, i * CHUNK);
 		for (int i = 0; i < NR; i++)
-			ASSERT_EQ(CHUNK, pwrite(slow.t.bfd, self->m.p + i * CHUNK,
+			ASSERT_EQ(CHUNK, pwrite(gate->t.bfd, self->m.p + i * CHUNK,
 						CHUNK, 2 * i * CHUNK));
-		ASSERT_EQ(0, fsync(slow.t.bfd));
+		ASSERT_EQ(0, fsync(gate->t.bfd));
 		ASSERT_EQ(0, set_state(&self->m, round));
-		ASSERT_EQ(0, slow_prime(&slow, false, 50));
+		/* The sync waits for them */
+		ASSERT_EQ(0, gate_shut(gate, nopin ? GATE_WAIT : GATE_TIME, 20));
 		for (int i = 0; i < NR; i++)
-			ASSERT_EQ(0, ioq_start(&self->q, i, slow.t.fd, false,
+			ASSERT_EQ(0, ioq_start(&self->q, i, gate->t.fd, false,
 					       self->m.p + i * CHUNK, CHUNK,
 					       2 * i * CHUNK));
 		ASSERT_EQ(NR, ioq_reap(&self->q, NR, NULL));
@@ -161,9 +166,8 @@ TEST_F_TIMEOUT(file, sync_in_flight, 60)
 	}
 	note("%lu syncs", s.syncs);
 	EXPECT_EQ(0, s.failed);
-	if (mode_get() == MODE_NOPIN)
+	if (nopin)
 		EXPECT_GT(vmstat("nopin_wait"), wait);
-	slow_close(&slow);
 }
 
 /*

@@ -820,38 +820,44 @@ TEST(passthrough)
 }
 
 /* Giving up a buffer with I/O in flight: the I/O ends first, and is right */
-FIXTURE(slow) {
-	struct slow s;
+FIXTURE(held) {
+	struct gate g;
 	struct ioq q;
 	struct mem m;
 	bool ready;
 };
 
-FIXTURE_SETUP(slow)
+FIXTURE_SETUP(held)
 {
-	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, slow_open(&self->s));
+	NEED("NOPIN_HELD");
+	ASSERT_EQ(0, gate_init(&self->g, "NOPIN_HELD"));
 	ASSERT_EQ(0, ioq_init(&self->q, ENG_URING_FIXED, 16));
 	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, MB));
 	ASSERT_EQ(0, ring_buffer(&self->q.ring, self->m.p, MB));
-	ASSERT_EQ(0, target_fill(&self->s.t, 2 * MB, 9, 0));
-	ASSERT_EQ(0, slow_prime(&self->s, false, 300));
-	for (int i = 0; i < 8; i++)
-		ASSERT_EQ(0, ioq_start(&self->q, i, self->s.t.fd, false,
-				       self->m.p + i * 64 * KB, 64 * KB,
-				       i * 128 * KB));
+	ASSERT_EQ(0, target_fill(&self->g.t, 2 * MB, 9, 0));
 	self->ready = true;
 }
 
-FIXTURE_TEARDOWN(slow)
+FIXTURE_TEARDOWN(held)
 {
 	if (!self->ready)
 		return;
-	slow_close(&self->s);
+	gate_exit(&self->g);
 	mem_put(&self->m);
 }
 
-static ssize_t slow_check(char *p)
+static int held_start(struct gate *g, struct ioq *q, char *p, enum gate_until until,
+		      unsigned int ms)
+{
+	int ret = gate_shut(g, until, ms);
+
+	for (int i = 0; i < 8 && !ret; i++)
+		ret = ioq_start(q, i, g->t.fd, false, p + i * 64 * KB, 64 * KB,
+				i * 128 * KB);
+	return ret ?: gate_held(g, 8);
+}
+
+static ssize_t held_check(char *p)
 {
 	for (int i = 0; i < 8; i++)
 		if (pat_check(p + i * 64 * KB, 64 * KB, 9, i * 128 * KB) >= 0)
@@ -859,28 +865,34 @@ static ssize_t slow_check(char *p)
 	return -1;
 }
 
-TEST_F(slow, unregister)
+TEST_F(held, unregister)
 {
+	/* Waits for them */
+	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_TIME, 100));
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->q.ring));
 	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
-	EXPECT_EQ(-1, slow_check(self->m.p));
+	EXPECT_EQ(-1, held_check(self->m.p));
 	ioq_exit(&self->q);
 }
 
-TEST_F(slow, update)
+TEST_F(held, update)
 {
 	struct iovec iov = { self->m.p + 512 * KB, 512 * KB };
 	__u64 tag = 0;
 
+	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_ASKED, 0));
 	ASSERT_EQ(1, io_uring_register_buffers_update_tag(&self->q.ring, 0, &iov,
 							  &tag, 1));
+	EXPECT_EQ(0, ioq_reap(&self->q, 0, NULL));
+	ASSERT_EQ(0, gate_open(&self->g));
 	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
-	EXPECT_EQ(-1, slow_check(self->m.p));
+	EXPECT_EQ(-1, held_check(self->m.p));
 	ioq_exit(&self->q);
 }
 
-TEST_F(slow, ring_exit)
+TEST_F(held, ring_exit)
 {
+	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_WAIT, 50));
 	self->q.inflight = 0;
 	ioq_exit(&self->q);
 	/* Nobody tells when they are done; unmapping waits, or pins keep the pages */
@@ -888,7 +900,7 @@ TEST_F(slow, ring_exit)
 	ASSERT_EQ(self->m.p, mmap(self->m.p, MB, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	memset(self->m.p, GRAB_BYTE, MB);
-	usleep(800000);
+	ASSERT_EQ(0, gate_idle(&self->g));
 	EXPECT_EQ(-1, byte_check(self->m.p, MB, GRAB_BYTE));
 }
 

@@ -20,12 +20,13 @@
 #define LEN		(2 * MB)
 #define NR_IO		32
 #define IO_LEN		(LEN / NR_IO)
-#define HEAD_MS		150
-#define STRIDE		(2 * IO_LEN)	/* gaps between them on the disk */
-#define FLIGHT_MS	(HEAD_MS + NR_IO * 1000 / 200)
+#define STRIDE		(IO_LEN + PAGE)	/* gaps between them on the disk */
+/* To let somebody get into a wait, or I/O that is let go end */
+#define SOON_MS		50
+#define HOLD_MS		500
 
 struct life {
-	struct slow slow;
+	struct gate gate;
 	struct ioq q;
 	struct mem buf;
 	struct grab grab;
@@ -42,7 +43,7 @@ static int life_open(struct life *l, const char *env, enum engine eng,
 {
 	int ret = wait_ms_set(LONG_WAIT_MS);
 
-	ret = ret ?: slow_open_env(&l->slow, env);
+	ret = ret ?: gate_init(&l->gate, env);
 
 	/* The other process must not share the buffer's pages: fork it first */
 	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * LEN);
@@ -56,8 +57,9 @@ static int life_open(struct life *l, const char *env, enum engine eng,
 
 static void life_close(struct life *l)
 {
+	gate_open(&l->gate);
 	ioq_exit(&l->q);
-	slow_close(&l->slow);
+	gate_exit(&l->gate);
 	mem_put(&l->buf);
 	grab_exit(&l->grab);
 	wait_ms_set(DEFAULT_WAIT_MS);
@@ -94,7 +96,7 @@ static ssize_t life_check_disk(struct life *l)
 	char *copy = malloc(size);
 	ssize_t bad = -2;
 
-	if (copy && !target_read(&l->slow.t, copy, size, 0)) {
+	if (copy && !target_read(&l->gate.t, copy, size, 0)) {
 		for (int i = 0; i < NR_IO; i++)
 			memmove(copy + i * IO_LEN, copy + life_pos(i), IO_LEN);
 		bad = life_check(copy, l->seed);
@@ -103,35 +105,42 @@ static ssize_t life_check_disk(struct life *l)
 	return bad;
 }
 
-/* NR_IO transfers between the buffer and the disk, most in flight on return */
-static int life_start(struct life *l, bool write)
+/* NR_IO transfers between the buffer and the disk, all in flight until ... */
+static int life_start(struct life *l, bool write, enum gate_until until,
+		      unsigned int ms)
 {
 	int ret = 0;
 
 	/* What earlier tests left on the disk must not pass */
 	l->seed = now_ms();
 	if (!write)
-		ret = target_fill(&l->slow.t, NR_IO * STRIDE, l->seed, 0);
+		ret = target_fill(&l->gate.t, NR_IO * STRIDE, l->seed, 0);
 	life_fill(l, write ? l->seed : ~l->seed);
 	memset(l->res, 0, sizeof(l->res));
 	l->done = 0;
 	l->wait = vmstat("nopin_wait");
 	l->pinned = vmstat("nopin_pinned");
-	ret = ret ?: slow_prime(&l->slow, write, HEAD_MS);
+	ret = ret ?: gate_shut(&l->gate, until, ms);
 	for (unsigned int i = 0; i < NR_IO && !ret; i++)
-		ret = ioq_start(&l->q, i, l->slow.t.fd, write,
+		ret = ioq_start(&l->q, i, l->gate.t.fd, write,
 				l->addr + i * IO_LEN, IO_LEN, life_pos(i));
-	if (ret)
+	return ret ?: gate_held(&l->gate, NR_IO);
+}
+
+/* How many have ended so far */
+static int life_done(struct life *l)
+{
+	int ret = ioq_reap(&l->q, 0, l->res);
+
+	if (ret < 0)
 		return ret;
-	/* A machine that is this slow cannot do the test */
-	ret = ioq_reap(&l->q, 0, l->res);
-	l->done = ret < 0 ? 0 : ret;
-	return ret < 0 ? ret : ret < NR_IO / 2 ? 0 : -ETIME;
+	l->done += ret;
+	return l->done;
 }
 
 static int life_finish(struct life *l)
 {
-	int ret = ioq_reap(&l->q, NR_IO - l->done, l->res);
+	int ret = gate_open(&l->gate) ?: ioq_reap(&l->q, NR_IO - l->done, l->res);
 
 	if (ret < 0)
 		return ret;
@@ -223,7 +232,7 @@ FIXTURE_VARIANT_ADD(life, fixed_late) {
 
 FIXTURE_SETUP(life)
 {
-	const char *env = variant->fat ? "NOPIN_SLOW_FAT" : "NOPIN_SLOW";
+	const char *env = variant->fat ? "NOPIN_HELD_FAT" : "NOPIN_HELD";
 
 	NEED(env);
 	pin_to_cpu(0);
@@ -247,25 +256,25 @@ static void life_run(struct __test_metadata *_metadata, struct life *l,
 	bool must_wait = mode_get() == MODE_NOPIN &&
 			 (!write || a->waits_for_writes);
 	uint64_t start, took;
-	int ret;
 
-	ASSERT_EQ(0, life_start(l, write));
+	ASSERT_EQ(0, life_start(l, write, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
 	start = now_ms();
 	ASSERT_EQ(0, a->run(l)) TH_LOG("%s", strerror(errno));
 	took = now_ms() - start;
 
 	/* Whatever was freed is used at once by somebody else */
 	ASSERT_EQ(0, grab_fill(&l->grab));
-	ret = ioq_reap(&l->q, 0, l->res);
-	ASSERT_LE(0, ret);
-	l->done += ret;
+	ASSERT_LE(0, life_done(l));
 	note("%s: took %u ms, %u of %u transfers done after it",
 	     write ? "write" : "read", (unsigned int)took, l->done, NR_IO);
+	if (must_wait)
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+	if (must_wait && l->late)
+		EXPECT_GT(vmstat("nopin_pinned"), l->pinned);
 	if (must_wait && !l->late) {
 		EXPECT_EQ(NR_IO, l->done);
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
-	} else if (must_wait) {
-		EXPECT_GT(vmstat("nopin_pinned"), l->pinned);
+	} else if (l->late || mode_get() == MODE_PIN) {
+		EXPECT_EQ(0, l->done);
 	}
 	ASSERT_EQ(0, life_finish(l));
 
@@ -336,26 +345,33 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 	struct life *l = &self->l;
 	enum { CHILDREN = 4 };
 	bool whole = mode_get() == MODE_NOPIN && !l->late;
+	int status, over[2];
 	pid_t pids[CHILDREN];
-	int status;
 
-	ASSERT_EQ(0, life_start(l, false));
+	ASSERT_EQ(0, pipe(over));
+	ASSERT_EQ(0, life_start(l, false, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
 	for (int c = 0; c < CHILDREN; c++) {
 		pids[c] = fork();
 		ASSERT_LE(0, pids[c]);
 		if (!pids[c]) {
 			char *copy = malloc(LEN);
 
+			close(over[1]);
 			memcpy(copy, l->addr, LEN);
 			for (int i = 0; i < NR_IO; i++)
 				if (!fork_either(l, copy + i * IO_LEN, i, whole))
 					_exit(1);
-			usleep(1000 * FLIGHT_MS);
+			if (read(over[0], copy, 1))
+				_exit(3);
 			_exit(memcmp(copy, l->addr, LEN) ? 2 : 0);
 		}
+		/* Then some of the data arrives, and some more */
+		if (c)
+			ASSERT_EQ(0, gate_open(&l->gate));
 		usleep(30000);
 	}
 	ASSERT_EQ(0, life_finish(l));
+	close(over[1]);
 	EXPECT_EQ(-1, life_check(l->addr, l->seed));
 	for (int c = 0; c < CHILDREN; c++) {
 		ASSERT_EQ(pids[c], waitpid(pids[c], &status, 0));
@@ -375,12 +391,11 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 	size_t half = variant->kind == MEM_HUGETLB ? 0 : LEN / 2;
 	struct life *l = &self->l;
 	int status, step[2];
-	bool in_flight;
 	pid_t pid;
 	char c;
 
 	ASSERT_EQ(0, pipe(step));
-	ASSERT_EQ(0, life_start(l, true));
+	ASSERT_EQ(0, life_start(l, true, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -392,14 +407,13 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 		memset(l->addr, GRAB_BYTE, LEN);
 		_exit(byte_check(l->addr, LEN, GRAB_BYTE) >= 0);
 	}
-	l->done += ioq_reap(&l->q, 0, l->res);
-	in_flight = l->done < NR_IO;
+	ASSERT_LE(0, life_done(l));
 	/*
 	 * The device only reads the pages, no reason to hold up a fork; but
 	 * hugetlbfs does not say that it only write-protects them
 	 */
 	if (variant->kind != MEM_HUGETLB)
-		EXPECT_TRUE(in_flight);
+		EXPECT_EQ(0, l->done);
 	ASSERT_EQ(0, madvise(l->addr + half, LEN - half, MADV_DONTNEED));
 	ASSERT_EQ(1, write(step[1], "", 1));
 	ASSERT_EQ(0, grab_fill(&l->grab));
@@ -422,7 +436,7 @@ static int self_hold(void)
 	if (mem_get(&m, MEM_ANON, 4 * LEN))
 		return 1;
 	memset(m.p, GRAB_BYTE, m.len);
-	usleep(1000 * (FLIGHT_MS + 100));
+	usleep(1000 * HOLD_MS);
 	return byte_check(m.p, m.len, GRAB_BYTE) >= 0;
 }
 
@@ -452,9 +466,9 @@ FIXTURE_VARIANT_ADD(end, uring_read_thp) {
 
 FIXTURE_SETUP(end)
 {
-	NEED("NOPIN_SLOW");
+	NEED("NOPIN_HELD");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, slow_open(&self->l.slow));
+	ASSERT_EQ(0, gate_init(&self->l.gate, "NOPIN_HELD"));
 	ASSERT_EQ(0, grab_init(&self->l.grab, variant->kind, 2 * LEN));
 	if (variant->eng == ENG_URING)
 		ASSERT_EQ(0, ioq_init(&self->l.q, variant->eng, NR_IO));
@@ -465,22 +479,21 @@ FIXTURE_TEARDOWN(end)
 {
 	if (!self->ready)
 		return;
-	slow_close(&self->l.slow);
+	gate_exit(&self->l.gate);
 	grab_exit(&self->l.grab);
 }
 
 static void end_child(struct life *l, enum engine eng, enum mem_kind kind,
 		      bool wr, enum end end, int fd)
 {
-	struct slow *s = &l->slow;
 	char *argv[] = { "lifetime", "--hold", NULL };
 
-	/* The parent's context for the other I/O is of no use here */
-	if (ioq_init(&s->junk, ENG_AIO, 128) || mem_get(&l->buf, kind, LEN) ||
+	/* A context of the parent's is of no use here */
+	if (mem_get(&l->buf, kind, LEN) ||
 	    (eng != ENG_URING && ioq_init(&l->q, eng, NR_IO)))
 		_exit(2);
 	l->addr = l->buf.p;
-	if (life_start(l, wr) ||
+	if (life_start(l, wr, GATE_ASKED, 0) ||
 	    write(fd, &l->seed, sizeof(l->seed)) < 0)
 		_exit(3);
 	if (end == END_EXEC)
@@ -506,17 +519,11 @@ static void end_run(struct __test_metadata *_metadata, struct life *l,
 		TH_LOG("the child failed");
 	if (end == END_KILL)
 		ASSERT_EQ(0, kill(pid, SIGKILL));
-	if (end == END_EXEC) {
-		usleep(20000);
-	} else {
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	}
+	/* While it is about to end, or has ended */
+	usleep(1000 * SOON_MS);
 	ASSERT_EQ(0, grab_fill(&l->grab));
-	if (end == END_EXEC) {
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	} else {
-		usleep(1000 * FLIGHT_MS);
-	}
+	ASSERT_EQ(0, gate_idle(&l->gate));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(end == END_KILL ? SIGKILL : 0, status);
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	if (write) {
@@ -580,16 +587,16 @@ TEST(ring_of_parent)
 struct reader {
 	struct life *l;
 	bool write;
-	int started;
+	pid_t tid;
 	long ret;
 };
 
 static void *reader_thread(void *arg)
 {
 	struct reader *r = arg;
-	int fd = r->l->slow.t.fd;
+	int fd = r->l->gate.t.fd;
 
-	__atomic_store_n(&r->started, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&r->tid, gettid(), __ATOMIC_RELEASE);
 	if (r->write)
 		r->ret = pwrite(fd, r->l->addr, LEN, 0);
 	else
@@ -601,33 +608,37 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 		     bool write)
 {
 	struct reader r = { .l = l, .write = write };
+	bool nopin = mode_get() == MODE_NOPIN;
 	uint64_t start, took;
 	pthread_t th;
 
 	l->seed = now_ms();
 	if (!write)
-		ASSERT_EQ(0, target_fill(&l->slow.t, LEN, l->seed, 0));
+		ASSERT_EQ(0, target_fill(&l->gate.t, LEN, l->seed, 0));
 	pat_fill(l->addr, LEN, l->seed, 0);
 	l->wait = vmstat("nopin_wait");
-	ASSERT_EQ(0, slow_prime(&l->slow, write, 400));
+	ASSERT_EQ(0, gate_shut(&l->gate, nopin && !l->late ? GATE_WAIT : GATE_ASKED,
+			       2 * SOON_MS));
 	ASSERT_EQ(0, pthread_create(&th, NULL, reader_thread, &r));
-	while (!__atomic_load_n(&r.started, __ATOMIC_ACQUIRE))
+	ASSERT_EQ(0, gate_held(&l->gate, 1));
+	/* It has submitted all of it when it waits */
+	while (!task_blocked(__atomic_load_n(&r.tid, __ATOMIC_ACQUIRE)))
 		usleep(1000);
-	usleep(50000);
 	start = now_ms();
 	ASSERT_EQ(0, munmap(l->addr, LEN));
 	took = now_ms() - start;
 	ASSERT_EQ(0, grab_fill(&l->grab));
+	ASSERT_EQ(0, gate_open(&l->gate));
 	ASSERT_EQ(0, pthread_join(th, NULL));
 	note("munmap took %u ms", (unsigned int)took);
 	/* The transfer had begun, so it is one of the whole */
 	EXPECT_EQ(LEN, r.ret);
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	if (write)
-		EXPECT_EQ(-1, target_check(&l->slow.t, LEN, l->seed, 0));
-	if (mode_get() == MODE_NOPIN) {
+		EXPECT_EQ(-1, target_check(&l->gate.t, LEN, l->seed, 0));
+	if (nopin) {
 		if (!l->late)
-			EXPECT_LT(100, took);
+			EXPECT_LE(2 * SOON_MS, took);
 		EXPECT_GT(vmstat("nopin_wait"), l->wait);
 	}
 }
@@ -653,15 +664,14 @@ TEST(late_again)
 	struct life l = { 0 };
 	struct target t;
 	uint64_t end;
-	int ret;
 
-	NEED("NOPIN_SLOW");
+	NEED("NOPIN_HELD");
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, target_fill(&t, LEN, SEED, 0));
-	ASSERT_EQ(0, life_open(&l, "NOPIN_SLOW", ENG_AIO, MEM_ANON, MEM_ANON));
+	ASSERT_EQ(0, life_open(&l, "NOPIN_HELD", ENG_AIO, MEM_ANON, MEM_ANON));
 	ASSERT_EQ(0, wait_ms_set(20));
-	ASSERT_EQ(0, life_start(&l, false));
+	ASSERT_EQ(0, life_start(&l, false, GATE_ASKED, 0));
 	ASSERT_EQ(0, act_dontneed(&l));
 
 	busy = fallback("busy");
@@ -669,11 +679,8 @@ TEST(late_again)
 	ASSERT_EQ(LEN, pread(t.fd, l.addr, LEN, 0));
 	busy = fallback("busy") - busy;
 	race = fallback("race") - race;
-	ret = ioq_reap(&l.q, 0, l.res);
-	ASSERT_LE(0, ret);
-	l.done += ret;
-	note("%u of %u transfers done after it", l.done, NR_IO);
-	if (mode_get() == MODE_NOPIN && !l.done) {
+	ASSERT_EQ(0, life_done(&l));
+	if (mode_get() == MODE_NOPIN) {
 		EXPECT_LT(0, busy);
 		EXPECT_EQ(0, race);
 	}
@@ -700,19 +707,19 @@ TEST(neighbours)
 {
 	enum { NR = 32, SEED = 11 };
 	unsigned long wait;
-	struct slow s;
+	struct gate g;
 	struct mem m;
 	struct ioq q;
 
-	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, slow_open(&s));
+	NEED("NOPIN_HELD");
+	ASSERT_EQ(0, gate_init(&g, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 2 * NR * PAGE));
 	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, NR));
-	ASSERT_EQ(0, target_fill(&s.t, 2 * NR * PAGE, SEED, 0));
+	ASSERT_EQ(0, target_fill(&g.t, 2 * NR * PAGE, SEED, 0));
 	wait = vmstat("nopin_wait");
-	ASSERT_EQ(0, slow_prime(&s, false, 400));
+	ASSERT_EQ(0, gate_shut(&g, GATE_WAIT, 0));
 	for (int i = 0; i < NR; i++)
-		ASSERT_EQ(0, ioq_start(&q, i, s.t.fd, false, m.p + 2 * i * PAGE,
+		ASSERT_EQ(0, ioq_start(&q, i, g.t.fd, false, m.p + 2 * i * PAGE,
 				       PAGE, 2 * i * PAGE));
 	for (int i = 0; i < NR; i += 2) {
 		char *p = m.p + (2 * i + 1) * PAGE;
@@ -723,12 +730,13 @@ TEST(neighbours)
 	}
 	EXPECT_EQ(0, ioq_reap(&q, 0, NULL));
 	EXPECT_EQ(wait, vmstat("nopin_wait"));
+	ASSERT_EQ(0, gate_open(&g));
 	ASSERT_EQ(NR, ioq_reap(&q, NR, NULL));
 	for (int i = 0; i < NR; i++)
 		EXPECT_EQ(-1, pat_check(m.p + 2 * i * PAGE, PAGE, SEED,
 					2 * i * PAGE));
 	ioq_exit(&q);
-	slow_close(&s);
+	gate_exit(&g);
 	mem_put(&m);
 }
 
@@ -749,9 +757,9 @@ FIXTURE_VARIANT_ADD(file, shmem) { .kind = MEM_SHMEM };
 
 FIXTURE_SETUP(file)
 {
-	NEED("NOPIN_SLOW");
+	NEED("NOPIN_HELD");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, life_open(&self->l, "NOPIN_SLOW", ENG_AIO, variant->kind,
+	ASSERT_EQ(0, life_open(&self->l, "NOPIN_HELD", ENG_AIO, variant->kind,
 			       MEM_ANON));
 	self->ready = true;
 }
@@ -785,7 +793,7 @@ static int act_remove(struct life *l)
 static void file_run(struct __test_metadata *_metadata, struct life *l,
 		     int (*act)(struct life *l), bool write)
 {
-	ASSERT_EQ(0, life_start(l, write));
+	ASSERT_EQ(0, life_start(l, write, GATE_WAIT, SOON_MS));
 	ASSERT_EQ(0, act(l)) TH_LOG("%s", strerror(errno));
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	ASSERT_EQ(0, life_finish(l));

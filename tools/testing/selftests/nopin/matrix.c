@@ -1753,7 +1753,7 @@ static int cell_begin(struct cell *c)
 
 	if (wants_cgroup(c->op))
 		ret = cgroup_enter(c);
-	ret = ret ?: slow_open(&c->slow);
+	ret = ret ?: slow_open(&c->slow, "NOPIN_SLOW");
 	ret = ret ?: target_open(&c->raw, "NOPIN_RAW", 0);
 	ret = ret ?: fill_disks(c);
 	ret = ret ?: place(c);

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/dm-ioctl.h>
 #include <linux/io_uring.h>
 #include <linux/nvme_ioctl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -765,12 +770,7 @@ ssize_t target_check(struct target *t, size_t len, uint64_t seed, off_t pos)
 
 #define SLOW_JUNK	256
 
-int slow_open(struct slow *s)
-{
-	return slow_open_env(s, "NOPIN_SLOW");
-}
-
-int slow_open_env(struct slow *s, const char *env)
+int slow_open(struct slow *s, const char *env)
 {
 	int ret = target_open(&s->t, env, 8 * MB);
 
@@ -808,6 +808,188 @@ void slow_close(struct slow *s)
 	target_close(&s->t);
 }
 
+/* ---- disks that hold what they are given ---- */
+
+#define FORGOTTEN_MS	40000
+
+/*
+ * Goes up by one when the gate is shut, when somebody is about to open it, and when
+ * that is done. So whoever opens it opens it once, and none that was shut later.
+ */
+enum { GATE_IS_OPEN, GATE_IS_SHUT, GATE_OPENS, GATE_STATES };
+
+struct gate_shared {
+	atomic_uint state;
+	enum gate_until until;
+	unsigned int ms;
+	unsigned long waits;
+	char name[64];		/* of the gate, for the device mapper */
+	char inflight[64];	/* of the device above it */
+};
+
+static int gate_suspend(struct gate_shared *s, bool suspend)
+{
+	struct dm_ioctl arg = {
+		.version = { DM_VERSION_MAJOR, 0, 0 },
+		.data_size = sizeof(arg),
+		.data_start = sizeof(arg),
+		.flags = suspend ? DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG : 0,
+	};
+	int ret = 0, fd = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	snprintf(arg.name, sizeof(arg.name), "%s", s->name);
+	if (ioctl(fd, DM_DEV_SUSPEND, &arg))
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static int gate_release(struct gate_shared *s, unsigned int seen)
+{
+	int ret = 0;
+
+	if (seen % GATE_STATES == GATE_IS_SHUT &&
+	    atomic_compare_exchange_strong(&s->state, &seen, seen + 1)) {
+		ret = gate_suspend(s, false);
+		atomic_store(&s->state, seen + 2);
+	}
+	while (atomic_load(&s->state) % GATE_STATES == GATE_OPENS)
+		usleep(1000);
+	return ret;
+}
+
+/* Who has waited in vain a moment ago does not wait once more, but pins at once */
+static unsigned long gate_waits(void)
+{
+	return vmstat_now("nopin_wait") + vmstat_now("nopin_pinned");
+}
+
+static void gate_keep(struct gate_shared *s, pid_t parent)
+{
+	unsigned int last = GATE_IS_OPEN;
+	uint64_t since = 0, due = 0;
+
+	/* Outlives the test's process group, and runs where no test hogs the CPU */
+	setsid();
+	pin_to_cpu(0);
+	while (getppid() == parent) {
+		unsigned int state = atomic_load(&s->state);
+		uint64_t now = now_ms();
+
+		if (state != last) {
+			last = state;
+			since = now;
+			due = s->until == GATE_TIME ? now + s->ms : 0;
+		}
+		if (state % GATE_STATES == GATE_IS_SHUT) {
+			if (s->until == GATE_WAIT && !due && gate_waits() != s->waits)
+				due = now_ms() + s->ms;
+			if (now >= since + FORGOTTEN_MS) {
+				note("nothing happens: let the I/O go");
+				due = now;
+			}
+			if (due && now >= due)
+				gate_release(s, state);
+		}
+		usleep(2000);
+	}
+	gate_suspend(s, false);
+	_exit(0);
+}
+
+int gate_init(struct gate *g, const char *env)
+{
+	char var[64], *name;
+	struct stat st;
+	pid_t parent;
+	dev_t dev;
+	int ret;
+
+	snprintf(var, sizeof(var), "%s_GATE", env);
+	name = getenv(var);
+	if (!name)
+		return -ENODEV;
+	g->shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (g->shared == MAP_FAILED)
+		return -ENOMEM;
+	snprintf(g->shared->name, sizeof(g->shared->name), "%s", name);
+	/* A test that was killed may have left it shut */
+	ret = gate_suspend(g->shared, false) ?: target_open(&g->t, env, 8 * MB);
+	if (ret)
+		return ret;
+	if (fstat(g->t.fd, &st))
+		return -errno;
+	dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	snprintf(g->shared->inflight, sizeof(g->shared->inflight),
+		 "/sys/dev/block/%u:%u/inflight", major(dev), minor(dev));
+	parent = getpid();
+	g->keeper = fork();
+	if (!g->keeper)
+		gate_keep(g->shared, parent);
+	return g->keeper < 0 ? -errno : 0;
+}
+
+void gate_exit(struct gate *g)
+{
+	gate_open(g);
+	kill(g->keeper, SIGKILL);
+	waitpid(g->keeper, NULL, 0);
+	munmap(g->shared, PAGE);
+	target_close(&g->t);
+}
+
+int gate_shut(struct gate *g, enum gate_until until, unsigned int ms)
+{
+	struct gate_shared *s = g->shared;
+	int ret = gate_suspend(s, true);
+
+	if (ret)
+		return ret;
+	s->until = until;
+	s->ms = ms;
+	s->waits = gate_waits();
+	atomic_fetch_add(&s->state, 1);
+	return 0;
+}
+
+int gate_open(struct gate *g)
+{
+	return gate_release(g->shared, atomic_load(&g->shared->state));
+}
+
+static int gate_wait(struct gate *g, unsigned long least, unsigned long most)
+{
+	uint64_t end = now_ms() + FORGOTTEN_MS / 2;
+	unsigned long reads, writes;
+	char buf[64];
+	int ret;
+
+	do {
+		ret = sysfs_read(g->shared->inflight, buf, sizeof(buf));
+		if (ret)
+			return ret;
+		if (sscanf(buf, "%lu %lu", &reads, &writes) != 2)
+			return -EIO;
+		if (reads + writes >= least && reads + writes <= most)
+			return 0;
+		usleep(1000);
+	} while (now_ms() < end);
+	return -ETIME;
+}
+
+int gate_held(struct gate *g, unsigned int nr)
+{
+	return gate_wait(g, nr, ULONG_MAX);
+}
+
+int gate_idle(struct gate *g)
+{
+	return gate_open(g) ?: gate_wait(g, 0, 0);
+}
+
 /* ---- transfers in flight ---- */
 
 enum engine flight_possible(enum engine eng)
@@ -815,12 +997,10 @@ enum engine flight_possible(enum engine eng)
 	return eng == ENG_URING_FIXED && mode_get() == MODE_PIN ? ENG_URING : eng;
 }
 
-int flight_open(struct flight *f, char *buf)
+int flight_open(struct flight *f)
 {
 	memset(f, 0, sizeof(*f));
-	f->buf = buf;
-	pthread_mutex_init(&f->gate, NULL);
-	return slow_open(&f->slow);
+	return gate_init(&f->gate, "NOPIN_HELD");
 }
 
 int flight_engine(struct flight *f, enum engine eng)
@@ -836,7 +1016,7 @@ int flight_engine(struct flight *f, enum engine eng)
 
 void flight_close(struct flight *f)
 {
-	slow_close(&f->slow);
+	gate_exit(&f->gate);
 }
 
 static off_t flight_pos(struct flight *f, int i)
@@ -853,7 +1033,7 @@ int flight_fill(struct flight *f, uint64_t seed, off_t base)
 		return -ENOMEM;
 	for (int i = 0; i < FLIGHT_NR; i++)
 		pat_fill(copy + 2 * i * FLIGHT_IO, FLIGHT_IO, seed, i * FLIGHT_IO);
-	ret = target_write(&f->slow.t, copy, 2 * FLIGHT_LEN, base);
+	ret = target_write(&f->gate.t, copy, 2 * FLIGHT_LEN, base);
 	free(copy);
 	return ret;
 }
@@ -863,7 +1043,7 @@ ssize_t flight_check(struct flight *f, uint64_t seed)
 	char *copy = malloc(2 * FLIGHT_LEN);
 	ssize_t bad = -2;
 
-	if (copy && !target_read(&f->slow.t, copy, 2 * FLIGHT_LEN, f->base)) {
+	if (copy && !target_read(&f->gate.t, copy, 2 * FLIGHT_LEN, f->base)) {
 		for (int i = 0; i < FLIGHT_NR; i++)
 			memmove(copy + i * FLIGHT_IO, copy + 2 * i * FLIGHT_IO,
 				FLIGHT_IO);
@@ -878,16 +1058,13 @@ static void *flight_thread(void *arg)
 	struct flight *f = arg;
 	int i = __atomic_fetch_add(&f->started, 1, __ATOMIC_SEQ_CST);
 	char *buf = f->buf + i * FLIGHT_IO;
-	int fd = f->slow.t.fd;
+	int fd = f->gate.t.fd;
 	cpu_set_t all;
 
 	/* Whatever the test is bound to */
 	memset(&all, 0xff, sizeof(all));
 	sched_setaffinity(0, sizeof(all), &all);
 
-	/* To start a thread takes its time, so that is over when the disk is busy */
-	pthread_mutex_lock(&f->gate);
-	pthread_mutex_unlock(&f->gate);
 	if (f->write)
 		f->res[i] = pwrite(fd, buf, FLIGHT_IO, flight_pos(f, i));
 	else
@@ -896,21 +1073,10 @@ static void *flight_thread(void *arg)
 	return NULL;
 }
 
-/* What goes up by one or more when a transfer has got hold of its pages */
-static unsigned long flight_count(enum mode mode)
+int flight_start(struct flight *f, bool write, off_t base, enum gate_until until,
+		 unsigned int ms)
 {
-	/* Those are exact, and the refresh takes long on a busy machine */
-	if (mode == MODE_NOPIN)
-		return vmstat_now("nopin_bio") + vmstat_now("nopin_fallback");
-	return vmstat("nr_foll_pin_acquired") / (FLIGHT_IO / PAGE);
-}
-
-int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms)
-{
-	enum mode mode = mode_get();
-	unsigned long count;
-	uint64_t end;
-	int ret = 0;
+	int ret;
 
 	f->write = write;
 	f->base = base;
@@ -918,33 +1084,16 @@ int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms)
 	f->started = 0;
 	f->ended = 0;
 	memset(f->res, 0, sizeof(f->res));
-	if (f->q.eng == ENG_PSYNC) {
-		pthread_mutex_lock(&f->gate);
-		for (int i = 0; i < FLIGHT_NR && !ret; i++)
+	ret = gate_shut(&f->gate, until, ms);
+	for (int i = 0; i < FLIGHT_NR && !ret; i++) {
+		if (f->q.eng == ENG_PSYNC)
 			ret = -pthread_create(&f->th[i], NULL, flight_thread, f);
-		if (ret)
-			return ret;
-		while (__atomic_load_n(&f->started, __ATOMIC_SEQ_CST) < FLIGHT_NR)
-			usleep(1000);
-	}
-	ret = slow_prime(&f->slow, write, head_ms);
-	count = flight_count(mode) + FLIGHT_NR;
-	if (f->q.eng == ENG_PSYNC) {
-		pthread_mutex_unlock(&f->gate);
-	} else {
-		for (int i = 0; i < FLIGHT_NR && !ret; i++)
-			ret = ioq_start(&f->q, i, f->slow.t.fd, write,
+		else
+			ret = ioq_start(&f->q, i, f->gate.t.fd, write,
 					f->buf + i * FLIGHT_IO, FLIGHT_IO,
 					flight_pos(f, i));
 	}
-	/* Threads have to get there, and workers if a page has to be faulted in */
-	end = now_ms() + 5000;
-	while (!ret && flight_count(mode) < count) {
-		if (now_ms() > end)
-			ret = -ETIME;
-		usleep(5000);
-	}
-	return ret;
+	return ret ?: gate_held(&f->gate, FLIGHT_NR);
 }
 
 int flight_done(struct flight *f)
@@ -962,8 +1111,10 @@ int flight_done(struct flight *f)
 
 int flight_finish(struct flight *f)
 {
-	int ret = 0;
+	int ret = gate_open(&f->gate);
 
+	if (ret)
+		return ret;
 	if (f->q.eng == ENG_PSYNC) {
 		for (int i = 0; i < FLIGHT_NR; i++)
 			pthread_join(f->th[i], NULL);
@@ -1063,4 +1214,15 @@ void grab_exit(struct grab *g)
 	waitpid(g->pid, NULL, 0);
 	close(g->to[0]);
 	close(g->from[1]);
+}
+
+bool task_blocked(pid_t tid)
+{
+	char path[64], stat[256], *state;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	if (sysfs_read(path, stat, sizeof(stat)))
+		return false;
+	state = strrchr(stat, ')');
+	return state && !strncmp(state, ") D", 3);
 }

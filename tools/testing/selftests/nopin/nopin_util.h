@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the nopin tests share: the switch and the counters, kinds of memory,
- * ways to do I/O, and a disk on which I/O stays in flight for a while.
+ * ways to do I/O, and disks on which I/O stays in flight for a while.
  */
 #ifndef NOPIN_UTIL_H
 #define NOPIN_UTIL_H
@@ -226,23 +226,53 @@ struct slow {
 	off_t junk_pos;
 };
 
-int slow_open(struct slow *s);
-/* Another disk that is throttled to the same rate */
-int slow_open_env(struct slow *s, const char *env);
+int slow_open(struct slow *s, const char *env);
 int slow_prime(struct slow *s, bool write, unsigned int head_ms);
 void slow_close(struct slow *s);
 
 /*
- * Transfers between a buffer and the slow disk, by any engine. On the disk they
- * have gaps between them, beginning at @base; patterns go by the position in the
- * buffer.
+ * A disk that holds what it is given until it is told to let go. So a test knows
+ * what is in flight, however slow the machine is. One device mapper over another:
+ * the one below, the gate, is suspended, and the one above counts what is held. A
+ * process of its own opens the gate where the test waits for the I/O itself, and
+ * when it is forgotten: fork it before there is memory that it must not share.
+ */
+struct gate_shared;
+
+struct gate {
+	struct target t;
+	struct gate_shared *shared;
+	pid_t keeper;
+};
+
+enum gate_until {
+	GATE_ASKED,	/* gate_open() */
+	GATE_TIME,	/* some time has passed */
+	GATE_WAIT,	/* some time has passed since somebody waits for I/O, or pins for it */
+};
+
+/* The device, or a new file of 8 MiB in the directory, that @env names */
+int gate_init(struct gate *g, const char *env);
+void gate_exit(struct gate *g);
+/* The gate is open: it holds what comes from now on until ... and @ms after that */
+int gate_shut(struct gate *g, enum gate_until until, unsigned int ms);
+/* Until @nr requests are held: io_uring's workers take their time */
+int gate_held(struct gate *g, unsigned int nr);
+int gate_open(struct gate *g);
+/* Open it, and wait until nothing is in flight */
+int gate_idle(struct gate *g);
+
+/*
+ * Transfers between a buffer and a disk that holds them, by any engine. On the
+ * disk they have gaps between them, beginning at @base, as neighbours might be
+ * merged; patterns go by the position in the buffer.
  */
 #define FLIGHT_LEN	(2 * MB)
 #define FLIGHT_NR	16
 #define FLIGHT_IO	(FLIGHT_LEN / FLIGHT_NR)
 
 struct flight {
-	struct slow slow;
+	struct gate gate;
 	struct ioq q;
 	char *buf;
 	bool write;
@@ -251,22 +281,23 @@ struct flight {
 	long res[FLIGHT_NR];
 	pthread_t th[FLIGHT_NR];
 	unsigned int started, ended;	/* threads */
-	pthread_mutex_t gate;
 };
 
 /* The engine, or one like it if mappings of files cannot be registered with pins */
 enum engine flight_possible(enum engine eng);
-/* Use another engine with flight_engine() and ioq_exit() */
-int flight_open(struct flight *f, char *buf);
+/* Before there is a buffer. Use another engine with flight_engine() and ioq_exit() */
+int flight_open(struct flight *f);
 int flight_engine(struct flight *f, enum engine eng);
 void flight_close(struct flight *f);
 int flight_fill(struct flight *f, uint64_t seed, off_t base);
 /* What writes have left on the disk: as pat_check(); -2 if that cannot be read */
 ssize_t flight_check(struct flight *f, uint64_t seed);
-/* All in flight on return, for about @head_ms at least */
-int flight_start(struct flight *f, bool write, off_t base, unsigned int head_ms);
+/* All in flight on return, until ..., see gate_shut() */
+int flight_start(struct flight *f, bool write, off_t base, enum gate_until until,
+		 unsigned int ms);
 /* How many have ended: ask for as often as you like */
 int flight_done(struct flight *f);
+/* Lets them go */
 int flight_finish(struct flight *f);
 
 /*
@@ -289,6 +320,9 @@ int grab_fill(struct grab *g);
 /* -1, or the offset of the first byte that somebody changed */
 ssize_t grab_check(struct grab *g);
 void grab_exit(struct grab *g);
+
+/* Is the thread of this process asleep until something is done, as I/O is? */
+bool task_blocked(pid_t tid);
 
 void pin_to_cpu(int cpu);
 

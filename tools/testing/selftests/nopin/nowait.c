@@ -17,6 +17,7 @@
 #define SEED	31
 
 FIXTURE(nowait) {
+	struct gate gate;
 	struct target t;
 	struct mem m;
 	bool ready;
@@ -33,6 +34,8 @@ FIXTURE_VARIANT_ADD(nowait, xfs) { .env = "NOPIN_XFS" };
 FIXTURE_SETUP(nowait)
 {
 	NEED(variant->env);
+	NEED("NOPIN_HELD");
+	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
 	ASSERT_EQ(0, target_open(&self->t, variant->env, MB));
 	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, LEN));
 	self->ready = true;
@@ -42,6 +45,8 @@ FIXTURE_TEARDOWN(nowait)
 {
 	if (!self->ready)
 		return;
+	wait_ms_set(DEFAULT_WAIT_MS);
+	gate_exit(&self->gate);
 	mem_put(&self->m);
 	target_close(&self->t);
 }
@@ -111,12 +116,12 @@ static void *changer_thread(void *arg)
 	return NULL;
 }
 
-static int start_slow(struct slow *s, struct ioq *q, char *buf)
+static int start_held(struct gate *g, struct ioq *q, char *buf)
 {
-	int ret = slow_prime(s, false, 500);
+	int ret = gate_shut(g, GATE_ASKED, 0);
 
 	for (unsigned int i = 0; i < LEN / PAGE && !ret; i++)
-		ret = ioq_start(q, i, s->t.fd, false, buf + i * PAGE, PAGE,
+		ret = ioq_start(q, i, g->t.fd, false, buf + i * PAGE, PAGE,
 				i * 2 * PAGE);
 	return ret;
 }
@@ -127,10 +132,9 @@ struct probe {
 };
 
 /* Reads to the buffer, and whether they return before the changer is done */
-static void probe(struct probe *p, struct changer *c, int fd, unsigned int ms)
+static void probe(struct probe *p, struct changer *c, int fd, unsigned int nr)
 {
-	memset(p, 0, sizeof(*p));
-	for (uint64_t end = now_ms() + ms; now_ms() < end; p->reads++) {
+	for (memset(p, 0, sizeof(*p)); p->reads < nr; p->reads++) {
 		uint64_t start = now_ms();
 		long ret = nowait_rw(fd, false, c->p, LEN, 0);
 		unsigned int took = now_ms() - start;
@@ -154,32 +158,31 @@ static void probe(struct probe *p, struct changer *c, int fd, unsigned int ms)
 TEST_F_TIMEOUT(nowait, while_draining, 60)
 {
 	struct changer c = { .p = self->m.p };
+	struct gate *g = &self->gate;
 	struct probe p;
-	struct slow s;
 	struct ioq q;
 	pthread_t th;
 
-	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, slow_open(&s));
+	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
 	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
-	ASSERT_EQ(0, target_fill(&s.t, 2 * LEN, SEED, 0));
+	ASSERT_EQ(0, target_fill(&g->t, 2 * LEN, SEED, 0));
 	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
 	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
-	probe(&p, &c, self->t.fd, 5);
-	ASSERT_EQ(0, start_slow(&s, &q, self->m.p));
+	probe(&p, &c, self->t.fd, 3);
+	ASSERT_EQ(0, start_held(g, &q, self->m.p));
 	atomic_store(&c.go, true);
 	usleep(20000);
-	probe(&p, &c, self->t.fd, 200);
+	probe(&p, &c, self->t.fd, 100);
 	note("%u reads, %u EAGAIN, longest %u ms, %u while draining",
 	     p.reads, p.again, p.longest, p.inside);
+	ASSERT_EQ(0, gate_open(g));
 	ASSERT_EQ(0, pthread_join(th, NULL));
 	EXPECT_EQ(0, c.ret);
 	EXPECT_EQ(0, p.bad);
-	EXPECT_GT(100, p.longest);
-	if (mode_get() == MODE_NOPIN) {
-		/* A read that waits for the drain ends after it */
-		EXPECT_LT(2, p.inside);
-	}
+	/* A read that waits for the drain waits until the gate was forgotten */
+	EXPECT_GT(5000, p.longest);
+	if (mode_get() == MODE_NOPIN)
+		EXPECT_EQ(p.reads, p.inside);
 	ioq_exit(&q);
 
 	/* All is over: it works again */
@@ -190,7 +193,6 @@ TEST_F_TIMEOUT(nowait, while_draining, 60)
 		usleep(1000);
 	}
 	EXPECT_EQ(-1, pat_check(self->m.p, LEN, SEED, 0));
-	slow_close(&s);
 }
 
 /* io_uring tries with NOWAIT and hands over to a worker: right in the end */
@@ -198,19 +200,17 @@ TEST_F_TIMEOUT(nowait, uring_while_draining, 60)
 {
 	enum { NR = 8 };
 	struct changer c = { .p = self->m.p };
+	struct gate *g = &self->gate;
 	struct ioq q, uring;
 	long res[NR];
-	struct slow s;
 	pthread_t th;
 
-	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, slow_open(&s));
 	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
 	ASSERT_EQ(0, ioq_init(&uring, ENG_URING, NR));
-	ASSERT_EQ(0, target_fill(&s.t, 2 * LEN, ~SEED, 0));
+	ASSERT_EQ(0, target_fill(&g->t, 2 * LEN, ~SEED, 0));
 	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
 	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
-	ASSERT_EQ(0, start_slow(&s, &q, self->m.p));
+	ASSERT_EQ(0, start_held(g, &q, self->m.p));
 	atomic_store(&c.go, true);
 	usleep(20000);
 	for (int i = 0; i < NR; i++)
@@ -220,11 +220,11 @@ TEST_F_TIMEOUT(nowait, uring_while_draining, 60)
 	for (int i = 0; i < NR; i++)
 		EXPECT_EQ(LEN, res[i]);
 	ASSERT_EQ(0, pthread_join(th, NULL));
+	ASSERT_EQ(0, gate_open(g));
 	ioq_exit(&q);
 	ASSERT_EQ(LEN, ioq_rw(&uring, self->t.fd, false, self->m.p, LEN, 0));
 	EXPECT_EQ(-1, pat_check(self->m.p, LEN, SEED, 0));
 	ioq_exit(&uring);
-	slow_close(&s);
 }
 
 TEST_HARNESS_MAIN

@@ -29,7 +29,7 @@ struct nvme {
 static int nvme_open(struct nvme *n)
 {
 	char path[64], *disk = getenv("NOPIN_SLOW_NVME");
-	int id, ret = slow_open_env(&n->slow, "NOPIN_SLOW_NVME");
+	int id, ret = slow_open(&n->slow, "NOPIN_SLOW_NVME");
 
 	if (ret)
 		return ret;

@@ -34,6 +34,8 @@
 
 /* The longest time in which nothing is done, on a slow machine as well */
 #define STALL_MS	30000
+/* What it may take to use up the memory there, or to give it back */
+#define FILL_MS		120000
 
 #define CGROUP		"/sys/fs/cgroup"
 #define HUGEPAGES	"/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -375,7 +377,7 @@ static int fill_disk(struct target *t, struct shared *sh)
 	return ret;
 }
 
-TEST_F_TIMEOUT(pressure, run, 300)
+TEST_F_TIMEOUT(pressure, run, 600)
 {
 	unsigned long refuse, device, bios, out, last[NR_WORKERS] = { 0 };
 	uint64_t start, since[NR_WORKERS], end;
@@ -435,12 +437,12 @@ TEST_F_TIMEOUT(pressure, run, 300)
 		}
 		/* Memory takes its time to fill up */
 		if (done && (vmstat("pswpout") - out > PAGES_OUT ||
-			     now >= end + STALL_MS))
+			     now >= end + FILL_MS))
 			break;
 		usleep(50000);
 	}
 	atomic_store(&sh->stop, true);
-	for (int i = 0; i < STALL_MS / 50; i++) {
+	for (int i = 0; i < FILL_MS / 50; i++) {
 		if (waitpid(self->pid, &status, WNOHANG) != 0)
 			goto ended;
 		usleep(50000);

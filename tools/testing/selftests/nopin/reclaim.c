@@ -23,7 +23,7 @@
 #endif
 
 FIXTURE(reclaim) {
-	struct slow slow;
+	struct gate gate;
 	struct ioq q;
 	struct mem m;
 	bool ready;
@@ -43,10 +43,10 @@ FIXTURE_VARIANT_ADD(reclaim, xfs_read) { .kind = MEM_SHARED_XFS };
 
 FIXTURE_SETUP(reclaim)
 {
-	NEED("NOPIN_SLOW");
+	NEED("NOPIN_HELD");
 	NEED("NOPIN_SWAP");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, slow_open(&self->slow));
+	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
 	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, NR_IO));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
 	self->ready = true;
@@ -56,13 +56,14 @@ FIXTURE_TEARDOWN(reclaim)
 {
 	if (!self->ready)
 		return;
+	gate_open(&self->gate);
 	ioq_exit(&self->q);
-	slow_close(&self->slow);
+	gate_exit(&self->gate);
 	mem_put(&self->m);
 }
 
 /* Transfers at twice their offset: neighbours might be merged */
-static int start(struct slow *s, struct ioq *q, char *buf, bool write,
+static int start(struct gate *g, struct ioq *q, char *buf, bool write,
 		 uint64_t seed)
 {
 	char *copy = aligned_alloc(PAGE, 2 * LEN);
@@ -71,18 +72,18 @@ static int start(struct slow *s, struct ioq *q, char *buf, bool write,
 	for (int i = 0; i < NR_IO; i++)
 		pat_fill(copy + 2 * i * IO_LEN, IO_LEN, write ? ~seed : seed,
 			 i * IO_LEN);
-	ret = target_write(&s->t, copy, 2 * LEN, 0);
+	ret = target_write(&g->t, copy, 2 * LEN, 0);
 	free(copy);
 	pat_fill(buf, LEN, write ? seed : ~seed, 0);
-	ret = ret ?: slow_prime(s, write, 100);
+	ret = ret ?: gate_shut(g, GATE_WAIT, 0);
 	for (int i = 0; i < NR_IO && !ret; i++)
-		ret = ioq_start(q, i, s->t.fd, write, buf + i * IO_LEN, IO_LEN,
+		ret = ioq_start(q, i, g->t.fd, write, buf + i * IO_LEN, IO_LEN,
 				2 * i * IO_LEN);
 	return ret;
 }
 
-/* Wait for them, and compare memory and disk with what they must be */
-static void finish(struct __test_metadata *_metadata, struct slow *s,
+/* Let them go, wait for them, and compare memory and disk with what they must be */
+static void finish(struct __test_metadata *_metadata, struct gate *g,
 		   struct ioq *q, char *buf, uint64_t seed)
 {
 	char *copy = malloc(2 * LEN);
@@ -90,11 +91,12 @@ static void finish(struct __test_metadata *_metadata, struct slow *s,
 
 	for (int i = 0; i < NR_IO; i++)
 		res[i] = IO_LEN;
+	ASSERT_EQ(0, gate_open(g));
 	ASSERT_LE(0, ioq_reap(q, q->inflight, res));
 	for (int i = 0; i < NR_IO; i++)
 		EXPECT_EQ(IO_LEN, res[i]);
 	EXPECT_EQ(-1, pat_check(buf, LEN, seed, 0));
-	ASSERT_EQ(0, target_read(&s->t, copy, 2 * LEN, 0));
+	ASSERT_EQ(0, target_read(&g->t, copy, 2 * LEN, 0));
 	for (int i = 0; i < NR_IO; i++)
 		EXPECT_EQ(-1, pat_check(copy + 2 * i * IO_LEN, IO_LEN, seed,
 					i * IO_LEN));
@@ -108,19 +110,17 @@ static void finish(struct __test_metadata *_metadata, struct slow *s,
 TEST_F_TIMEOUT(reclaim, pageout, 60)
 {
 	unsigned long refuse;
-	int done;
 
-	ASSERT_EQ(0, start(&self->slow, &self->q, self->m.p, variant->write, 1));
+	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 1));
 	refuse = vmstat("nopin_refuse");
 	ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_PAGEOUT));
-	done = ioq_reap(&self->q, 0, NULL);
-	EXPECT_GT(NR_IO / 2, done);
+	EXPECT_EQ(0, ioq_reap(&self->q, 0, NULL));
 	refuse = vmstat("nopin_refuse") - refuse;
-	note("%d of %d transfers done, %lu refusals", done, NR_IO, refuse);
-	if (mode_get() == MODE_NOPIN && done == 0) {
+	note("%lu refusals", refuse);
+	if (mode_get() == MODE_NOPIN) {
 		EXPECT_LT(0, refuse);
 	}
-	finish(_metadata, &self->slow, &self->q, self->m.p, 1);
+	finish(_metadata, &self->gate, &self->q, self->m.p, 1);
 	/* Nothing in flight any more, nothing to refuse */
 	refuse = vmstat("nopin_refuse");
 	ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_PAGEOUT));
@@ -150,7 +150,7 @@ TEST_F_TIMEOUT(reclaim, move_pages, 60)
 	node = mem_node(self->m.p);
 	ASSERT_LE(0, node);
 	to = !node;
-	ASSERT_EQ(0, start(&self->slow, &self->q, self->m.p, variant->write, 2));
+	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 2));
 	ret = move(self->m.p, to, status);
 	/* The number of pages that stay, and these tell why; 0 if none does */
 	ASSERT_LE(0, ret) TH_LOG("%s", strerror(errno));
@@ -162,7 +162,7 @@ TEST_F_TIMEOUT(reclaim, move_pages, 60)
 		moved += where == to;
 	}
 	note("%d of %d pages moved with I/O in flight", moved, (int)NR_PAGES);
-	finish(_metadata, &self->slow, &self->q, self->m.p, 2);
+	finish(_metadata, &self->gate, &self->q, self->m.p, 2);
 
 	/* With the I/O done they all do */
 	ASSERT_EQ(0, move(self->m.p, to, status));
@@ -173,11 +173,11 @@ TEST_F_TIMEOUT(reclaim, move_pages, 60)
 	EXPECT_EQ(-1, pat_check(self->m.p, LEN, 2, 0));
 }
 
-TEST_F_TIMEOUT(reclaim, compaction, 60)
+TEST_F_TIMEOUT(reclaim, compaction, 300)
 {
-	ASSERT_EQ(0, start(&self->slow, &self->q, self->m.p, variant->write, 3));
+	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 3));
 	ASSERT_EQ(0, sysfs_write("/proc/sys/vm/compact_memory", "1"));
-	finish(_metadata, &self->slow, &self->q, self->m.p, 3);
+	finish(_metadata, &self->gate, &self->q, self->m.p, 3);
 }
 
 /* One page is to be taken out of service, as one that shows errors */
@@ -185,11 +185,11 @@ TEST_F_TIMEOUT(reclaim, soft_offline, 60)
 {
 	char *page = self->m.p + 5 * PAGE;
 
-	ASSERT_EQ(0, start(&self->slow, &self->q, self->m.p, variant->write, 4));
+	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 4));
 	if (madvise(page, PAGE, MADV_SOFT_OFFLINE))
 		ASSERT_TRUE(errno == EBUSY || errno == EAGAIN || errno == EIO)
 			TH_LOG("%s", strerror(errno));
-	finish(_metadata, &self->slow, &self->q, self->m.p, 4);
+	finish(_metadata, &self->gate, &self->q, self->m.p, 4);
 }
 
 TEST_HARNESS_MAIN

@@ -22,7 +22,7 @@
 #	--disk virtio,size=96M,iops=200		raw, where I/O takes its time
 #	--disk virtio,size=256M,iops=1500	raw, throttled under load
 #	--disk virtio,size=320M,iops=200	one leg of a mirror, the other is a null_blk
-#	--disk virtio,size=112M,iops=200	a FAT, where I/O takes its time
+#	--disk virtio,size=112M		a FAT, where I/O waits until it is let go
 #	--disk nvme,size=80M,iops=200		raw, where passthrough takes its time
 #	--pmem 320M				file systems with DAX
 #	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M"
@@ -30,6 +30,7 @@
 # The disks are told apart by their sizes. Elsewhere name them in
 # NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS),
 # NOPIN_CHURN, NOPIN_MIRROR_LATE, NOPIN_DISK_FAT, NOPIN_SLOW_NVME and NOPIN_PMEM.
+# On NOPIN_SLOW there is another device as well, NOPIN_HELD.
 
 set -u
 
@@ -205,13 +206,11 @@ btrfs=$(nullb nullb-btrfs 256)
 command -v mkfs.btrfs >/dev/null &&
 	mkmount btrfs "${btrfs:-none}" $mnt/btrfs mkfs.btrfs -q -f &&
 	export NOPIN_BTRFS=$mnt/btrfs
-# By fs/direct-io.c; and on a disk where I/O takes its time
+# By fs/direct-io.c
 fat=$(nullb nullb-fat 64)
 mkmount vfat "${fat:-none}" $mnt/fat mkfs.fat && export NOPIN_FAT=$mnt/fat
 jfs=$(nullb nullb-jfs 64)
 mkmount jfs "${jfs:-none}" $mnt/jfs mkfs.jfs -q && export NOPIN_JFS=$mnt/jfs
-mkmount vfat "${NOPIN_DISK_FAT:-$(disk vd $((112 * mib)))}" $mnt/slowfat mkfs.fat &&
-	export NOPIN_SLOW_FAT=$mnt/slowfat
 # A device with queues that are polled
 for d in /sys/block/nvme*; do
 	if [ "/dev/${d##*/}" = "$NOPIN_RAW" ] && [ "$(cat "$d/queue/io_poll")" = 1 ]; then
@@ -222,7 +221,31 @@ done
 if [ -e /dev/mapper/control ] && [ -n "${NOPIN_RAW:-}" ]; then
 	dmsetup --noudevsync create nopin \
 		--table "0 $((64 * mib / 512)) linear $NOPIN_RAW 0" >/dev/null &&
-		export NOPIN_DM=/dev/dm-0
+		export NOPIN_DM=/dev/dm-0 NOPIN_DM_GATE=nopin
+fi
+
+dm_node()
+{
+	echo "/dev/dm-$(dmsetup info -c --noheadings -o minor "$1")"
+}
+
+# held NAME DEVICE: a device that holds what it is given while NAME-gate, which is
+# below it, is suspended
+held()
+{
+	[ -e /dev/mapper/control ] && [ -b "$2" ] || return 1
+	size=$(blockdev --getsz "$2")
+	dmsetup --noudevsync create "$1-gate" --table "0 $size linear $2 0" >/dev/null &&
+		dmsetup --noudevsync create "$1" \
+			--table "0 $size linear $(dm_node "$1-gate") 0" >/dev/null
+}
+
+if held nopin-held "${NOPIN_SLOW:-}"; then
+	NOPIN_HELD=$(dm_node nopin-held) && export NOPIN_HELD NOPIN_HELD_GATE=nopin-held-gate
+fi
+if held nopin-fat "${NOPIN_DISK_FAT:-$(disk vd $((112 * mib)))}" &&
+	mkmount vfat "$(dm_node nopin-fat)" $mnt/heldfat mkfs.fat; then
+	export NOPIN_HELD_FAT=$mnt/heldfat NOPIN_HELD_FAT_GATE=nopin-fat-gate
 fi
 
 # Encryption, with swap on the same disk. Nothing of it is in use but in the test
@@ -236,11 +259,6 @@ crypt()
 		--table "0 $half linear $1 $half" &&
 	dmsetup --noudevsync create nopin-crypt --table \
 		"0 $half crypt aes-xts-plain64 $key 0 $(dm_node nopin-plain) 0"
-}
-
-dm_node()
-{
-	echo "/dev/dm-$(dmsetup info -c --noheadings -o minor "$1")"
 }
 
 if [ -e /dev/mapper/control ] && [ -n "${NOPIN_CHURN:-}" ] &&

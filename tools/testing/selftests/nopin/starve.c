@@ -13,14 +13,14 @@
 #include "kselftest_harness.h"
 
 #define LEN		(64 * KB)
-#define HEAD_MS		300
+/* Less than the scheduler takes to lend the reader some of the hog's time */
+#define BOUND_MS	800
 #define HOG_MS		3000
 #define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
 
 struct reader {
 	int fd;
 	char *buf;
-	int started;
 	long ret;
 };
 
@@ -29,7 +29,6 @@ static void *reader_thread(void *arg)
 	struct reader *r = arg;
 
 	pin_to_cpu(1);
-	__atomic_store_n(&r->started, 1, __ATOMIC_RELEASE);
 	r->ret = pread(r->fd, r->buf, LEN, 0);
 	return NULL;
 }
@@ -58,27 +57,25 @@ TEST(submitter)
 	char runtime[32] = "";
 	pthread_t rth, hth;
 	uint64_t start, took;
-	struct slow slow;
+	struct gate gate;
 	int hogging = 0;
 	struct mem m;
 
-	NEED("NOPIN_SLOW");
+	NEED("NOPIN_HELD");
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "needs two processors");
-	ASSERT_EQ(0, slow_open(&slow));
+	ASSERT_EQ(0, gate_init(&gate, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, LEN));
 	/* Real-time tasks leave some time to others, unless told not to */
 	ASSERT_EQ(0, sysfs_read(RT_RUNTIME, runtime, sizeof(runtime)));
 	ASSERT_EQ(0, sysfs_write(RT_RUNTIME, "-1"));
 
 	pin_to_cpu(0);
-	r.fd = slow.t.fd;
+	r.fd = gate.t.fd;
 	r.buf = m.p;
-	ASSERT_EQ(0, slow_prime(&slow, false, HEAD_MS));
+	ASSERT_EQ(0, gate_shut(&gate, GATE_WAIT, 0));
 	ASSERT_EQ(0, pthread_create(&rth, NULL, reader_thread, &r));
-	while (!__atomic_load_n(&r.started, __ATOMIC_ACQUIRE))
-		usleep(1000);
-	usleep(50000);
+	ASSERT_EQ(0, gate_held(&gate, 1));
 	ASSERT_EQ(0, pthread_create(&hth, NULL, hog_thread, &hogging));
 	while (!__atomic_load_n(&hogging, __ATOMIC_ACQUIRE))
 		usleep(1000);
@@ -87,18 +84,15 @@ TEST(submitter)
 	start = now_ms();
 	EXPECT_EQ(0, munmap(m.p, LEN));
 	took = now_ms() - start;
+	gate_open(&gate);
 	note("munmap took %u ms", (unsigned int)took);
 
 	pthread_join(hth, NULL);
 	pthread_join(rth, NULL);
 	sysfs_write(RT_RUNTIME, runtime);
 	EXPECT_EQ(LEN, r.ret);
-	/*
-	 * Long before the hog lets go, and before the scheduler lends the
-	 * reader some of its time after a second
-	 */
-	EXPECT_GT(HEAD_MS * 2, took);
-	slow_close(&slow);
+	EXPECT_GT(BOUND_MS, took);
+	gate_exit(&gate);
 }
 
 TEST_HARNESS_MAIN

@@ -45,7 +45,7 @@ exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
 	--disk virtio,size=96M,iops=200 \
 	--disk virtio,size=256M,iops=1500 \
 	--disk virtio,size=320M,iops=200 \
-	--disk virtio,size=112M,iops=200 \
+	--disk virtio,size=112M \
 	--disk nvme,size=80M,iops=200 \
 	$pmem \
 	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M" \
