@@ -127,7 +127,7 @@ CWD = "/tmp/"
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 NULL_BLK = "null_blk.nr_devices=1 null_blk.gb=4 null_blk.queue_mode=2"
 # Emulated, "rep movsb" goes byte by byte
-APPEND = "norandmaps clearcpuid=erms,fsrm "
+APPEND = "clearcpuid=erms,fsrm "
 
 
 class Job:
