@@ -1216,6 +1216,11 @@ void grab_exit(struct grab *g)
 	close(g->from[1]);
 }
 
+bool with_lockdep(void)
+{
+	return access("/proc/lockdep", F_OK) == 0;
+}
+
 bool task_blocked(pid_t tid)
 {
 	char path[64], stat[256], *state;

@@ -321,6 +321,9 @@ int grab_fill(struct grab *g);
 ssize_t grab_check(struct grab *g);
 void grab_exit(struct grab *g);
 
+/* Does the kernel check its locks? All it does takes several times as long then */
+bool with_lockdep(void);
+
 /* Is the thread of this process asleep until something is done, as I/O is? */
 bool task_blocked(pid_t tid);
 

@@ -59,11 +59,6 @@
 #define BALLAST		(16 * MB)	/* memory that a killed process leaves */
 #define OLD_BYTE	0x11		/* where all pages are to be the same */
 
-static bool with_lockdep(void)
-{
-	return access("/proc/lockdep", F_OK) == 0;
-}
-
 struct setup {
 	enum mem_kind kind;
 	enum engine eng;
@@ -255,7 +250,7 @@ static long in_start(struct victim *v, long seed)
 	if (v->s.eng == ENG_PSYNC) {
 		if (pthread_create(&v->th, NULL, psync_thread, v))
 			return -EAGAIN;
-		while (!atomic_load(&v->tid) || !task_blocked(v->tid)) {
+		while (!task_blocked(atomic_load(&v->tid))) {
 			if (atomic_load(&v->ended))
 				return -ETIME;
 			usleep(1000);
