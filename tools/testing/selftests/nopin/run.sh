@@ -406,8 +406,12 @@ if [ "$waits" ]; then
 	echo 1 >$tracing/events/nopin/nopin_wait/enable || die "cannot trace"
 fi
 
+# mawk waits for 4 KiB of input unless told not to
+mawk=
+case $(awk -W version 2>&1) in mawk*) mawk=1 ;; esac
+
 start=$(date +%s)
-run_all "$@" | awk "$renumber"
+run_all "$@" | awk ${mawk:+-W interactive} "$renumber"
 status=$?
 [ -z "$waits" ] || sed -n 's/.* event=\([^ ]*\) us=\([0-9]*\)/# wait \1 \2/p' $tracing/trace
 echo "# mode $mode: $(($(date +%s) - start)) seconds"

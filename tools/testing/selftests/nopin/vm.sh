@@ -49,5 +49,5 @@ exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
 	--disk nvme,size=80M,iops=200 \
 	$pmem \
 	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M" \
-	--timeout 1800 ${VM_RUN-} -- \
+	--timeout 2700 ${VM_RUN-} -- \
 	env NOPIN_BIN="$bin" "$here/run.sh" "$mode" "$@"
