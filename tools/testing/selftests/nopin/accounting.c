@@ -142,11 +142,13 @@ TEST_F_TIMEOUT(pins, memory, 60)
 
 	ASSERT_EQ(0, ioq_init(&q, ENG_PVSYNC, 1));
 	for (int k = 0; k < NR_MEM; k++) {
+		size_t half = mem_of_huge(k) ? 2 * MB : 64 * KB;
+
 		if (k == MEM_HUGETLB_1G)
 			continue;
-		ASSERT_EQ(0, mem_get(&m, k, 4 * MB));
+		ASSERT_EQ(0, mem_get(&m, k, 2 * half));
 		count(&c, NULL);
-		EXPECT_EQ(0, do_io(&self->t, &q, m.p + 2 * MB - 8 * KB, 16 * KB, 8))
+		EXPECT_EQ(0, do_io(&self->t, &q, m.p + half - 8 * KB, 16 * KB, 8))
 			TH_LOG("%s", mem_name[k]);
 		count_since(&c, NULL);
 		check_pins(_metadata, &c, 16, mem_name[k]);

@@ -17,10 +17,11 @@
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define LEN		(2 * MB)
 #define NR_IO		32
-#define IO_LEN		(LEN / NR_IO)
-#define STRIDE		(IO_LEN + PAGE)	/* gaps between them on the disk */
+/* Of a buffer: a huge page, or small ones that are not too many to fault in */
+#define HUGE_LEN	(2 * MB)
+#define SMALL_LEN	(512 * KB)
+#define MAX_IO_LEN	(HUGE_LEN / NR_IO)
 /* To let somebody get into a wait, or I/O that is let go end */
 #define SOON_MS		50
 #define HOLD_MS		500
@@ -31,6 +32,7 @@ struct life {
 	struct mem buf;
 	struct grab grab;
 	char *addr;		/* where the buffer is now */
+	size_t len, io_len;	/* of the buffer and of each transfer */
 	long res[NR_IO];
 	unsigned int done;
 	unsigned long wait, pinned;
@@ -38,19 +40,27 @@ struct life {
 	uint64_t seed;
 };
 
+/* For buffers of @kind */
+static void life_len(struct life *l, enum mem_kind kind)
+{
+	l->len = mem_of_huge(kind) ? HUGE_LEN : SMALL_LEN;
+	l->io_len = l->len / NR_IO;
+}
+
 static int life_open(struct life *l, const char *env, enum engine eng,
 		     enum mem_kind kind, enum mem_kind grab_kind)
 {
 	int ret = wait_ms_set(LONG_WAIT_MS);
 
 	ret = ret ?: gate_init(&l->gate, env);
+	life_len(l, kind);
 
 	/* The other process must not share the buffer's pages: fork it first */
-	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * LEN);
-	ret = ret ?: mem_get(&l->buf, kind, LEN);
+	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * l->len);
+	ret = ret ?: mem_get(&l->buf, kind, l->len);
 	ret = ret ?: ioq_init(&l->q, eng, NR_IO);
 	if (!ret && eng == ENG_URING_FIXED)
-		ret = ring_buffer(&l->q.ring, l->buf.p, LEN);
+		ret = ring_buffer(&l->q.ring, l->buf.p, l->len);
 	l->addr = l->buf.p;
 	return ret;
 }
@@ -65,26 +75,28 @@ static void life_close(struct life *l)
 	wait_ms_set(DEFAULT_WAIT_MS);
 }
 
-static off_t life_pos(int i)
+/* There are gaps between them on the disk */
+static off_t life_pos(struct life *l, int i)
 {
-	return i * STRIDE;
+	return i * (l->io_len + PAGE);
 }
 
 /* The buffer as it is before the read, or where a write takes it from */
 static void life_fill(struct life *l, uint64_t seed)
 {
 	for (int i = 0; i < NR_IO; i++)
-		pat_fill(l->addr + i * IO_LEN, IO_LEN, seed, life_pos(i));
+		pat_fill(l->addr + i * l->io_len, l->io_len, seed, life_pos(l, i));
 }
 
 /* Does @p hold what a read of @seed brings? -1, or the offset of a wrong byte */
-static ssize_t life_check(const char *p, uint64_t seed)
+static ssize_t life_check(struct life *l, const char *p, uint64_t seed)
 {
 	for (int i = 0; i < NR_IO; i++) {
-		ssize_t bad = pat_check(p + i * IO_LEN, IO_LEN, seed, life_pos(i));
+		ssize_t bad = pat_check(p + i * l->io_len, l->io_len, seed,
+					life_pos(l, i));
 
 		if (bad >= 0)
-			return bad + i * IO_LEN;
+			return bad + i * l->io_len;
 	}
 	return -1;
 }
@@ -92,14 +104,14 @@ static ssize_t life_check(const char *p, uint64_t seed)
 /* The same for the disk after a write */
 static ssize_t life_check_disk(struct life *l)
 {
-	size_t size = NR_IO * STRIDE;
+	size_t size = life_pos(l, NR_IO);
 	char *copy = malloc(size);
 	ssize_t bad = -2;
 
 	if (copy && !target_read(&l->gate.t, copy, size, 0)) {
 		for (int i = 0; i < NR_IO; i++)
-			memmove(copy + i * IO_LEN, copy + life_pos(i), IO_LEN);
-		bad = life_check(copy, l->seed);
+			memmove(copy + i * l->io_len, copy + life_pos(l, i), l->io_len);
+		bad = life_check(l, copy, l->seed);
 	}
 	free(copy);
 	return bad;
@@ -114,7 +126,7 @@ static int life_start(struct life *l, bool write, enum gate_until until,
 	/* What earlier tests left on the disk must not pass */
 	l->seed = now_ms();
 	if (!write)
-		ret = target_fill(&l->gate.t, NR_IO * STRIDE, l->seed, 0);
+		ret = target_fill(&l->gate.t, life_pos(l, NR_IO), l->seed, 0);
 	life_fill(l, write ? l->seed : ~l->seed);
 	memset(l->res, 0, sizeof(l->res));
 	l->done = 0;
@@ -123,7 +135,7 @@ static int life_start(struct life *l, bool write, enum gate_until until,
 	ret = ret ?: gate_shut(&l->gate, until, ms);
 	for (unsigned int i = 0; i < NR_IO && !ret; i++)
 		ret = ioq_start(&l->q, i, l->gate.t.fd, write,
-				l->addr + i * IO_LEN, IO_LEN, life_pos(i));
+				l->addr + i * l->io_len, l->io_len, life_pos(l, i));
 	return ret ?: gate_held(&l->gate, NR_IO);
 }
 
@@ -145,7 +157,7 @@ static int life_finish(struct life *l)
 	if (ret < 0)
 		return ret;
 	for (int i = 0; i < NR_IO; i++)
-		if (l->res[i] != (long)IO_LEN) {
+		if (l->res[i] != (long)l->io_len) {
 			note("transfer %d: %ld", i, l->res[i]);
 			return -EIO;
 		}
@@ -165,26 +177,26 @@ struct action {
 
 static int act_munmap(struct life *l)
 {
-	return munmap(l->addr, LEN);
+	return munmap(l->addr, l->len);
 }
 
 static int act_mmap_over(struct life *l)
 {
-	if (mmap(l->addr, LEN, PROT_READ | PROT_WRITE,
+	if (mmap(l->addr, l->len, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return -1;
-	memset(l->addr, GRAB_BYTE, LEN);
+	memset(l->addr, GRAB_BYTE, l->len);
 	return 0;
 }
 
 static int act_mremap(struct life *l)
 {
-	char *space = mmap(NULL, LEN + 2 * MB, PROT_NONE,
+	char *space = mmap(NULL, l->len + 2 * MB, PROT_NONE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	char *to = (char *)ALIGN_UP((unsigned long)space, 2 * MB);
 
 	if (space == MAP_FAILED ||
-	    mremap(l->addr, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+	    mremap(l->addr, l->len, l->len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
 		return -1;
 	l->addr = to;
 	return 0;
@@ -192,17 +204,17 @@ static int act_mremap(struct life *l)
 
 static int act_protect_read(struct life *l)
 {
-	return mprotect(l->addr, LEN, PROT_READ);
+	return mprotect(l->addr, l->len, PROT_READ);
 }
 
 static int act_protect_none(struct life *l)
 {
-	return mprotect(l->addr, LEN, PROT_NONE);
+	return mprotect(l->addr, l->len, PROT_NONE);
 }
 
 static int act_dontneed(struct life *l)
 {
-	return madvise(l->addr, LEN, MADV_DONTNEED);
+	return madvise(l->addr, l->len, MADV_DONTNEED);
 }
 
 FIXTURE(life) {
@@ -284,14 +296,14 @@ static void life_run(struct __test_metadata *_metadata, struct life *l,
 	}
 	switch (a->after) {
 	case HAS_DATA:
-		mprotect(l->addr, LEN, PROT_READ);
-		EXPECT_EQ(-1, life_check(l->addr, l->seed));
+		mprotect(l->addr, l->len, PROT_READ);
+		EXPECT_EQ(-1, life_check(l, l->addr, l->seed));
 		break;
 	case HAS_ZEROS:
-		EXPECT_EQ(-1, byte_check(l->addr, LEN, 0));
+		EXPECT_EQ(-1, byte_check(l->addr, l->len, 0));
 		break;
 	case HAS_GRAB:
-		EXPECT_EQ(-1, byte_check(l->addr, LEN, GRAB_BYTE));
+		EXPECT_EQ(-1, byte_check(l->addr, l->len, GRAB_BYTE));
 		break;
 	case IS_GONE:
 		break;
@@ -319,18 +331,18 @@ LIFE_TEST(dontneed, .after = HAS_ZEROS, .waits_for_writes = true)
 
 /*
  * Is @copy what a child may see of one transfer: how it was before, or after? A
- * fork waits for I/O that is not pinned, if not for long; pinned pages it copies while the device
- * writes them, so there each byte is one or the other.
+ * fork waits for I/O that is not pinned, if not for long; pinned pages it copies
+ * while the device writes them, so there each byte is one or the other.
  */
 static bool fork_either(struct life *l, const char *copy, int i, bool whole)
 {
-	static char old[IO_LEN], new[IO_LEN];
+	static char old[MAX_IO_LEN], new[MAX_IO_LEN];
 
-	pat_fill(old, IO_LEN, ~l->seed, life_pos(i));
-	pat_fill(new, IO_LEN, l->seed, life_pos(i));
-	if (!memcmp(copy, old, IO_LEN) || !memcmp(copy, new, IO_LEN))
+	pat_fill(old, l->io_len, ~l->seed, life_pos(l, i));
+	pat_fill(new, l->io_len, l->seed, life_pos(l, i));
+	if (!memcmp(copy, old, l->io_len) || !memcmp(copy, new, l->io_len))
 		return true;
-	for (size_t b = 0; b < IO_LEN; b++)
+	for (size_t b = 0; b < l->io_len; b++)
 		if (whole || (copy[b] != old[b] && copy[b] != new[b]))
 			return false;
 	return true;
@@ -354,16 +366,16 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 		pids[c] = fork();
 		ASSERT_LE(0, pids[c]);
 		if (!pids[c]) {
-			char *copy = malloc(LEN);
+			char *copy = malloc(l->len);
 
 			close(over[1]);
-			memcpy(copy, l->addr, LEN);
+			memcpy(copy, l->addr, l->len);
 			for (int i = 0; i < NR_IO; i++)
-				if (!fork_either(l, copy + i * IO_LEN, i, whole))
+				if (!fork_either(l, copy + i * l->io_len, i, whole))
 					_exit(1);
 			if (read(over[0], copy, 1))
 				_exit(3);
-			_exit(memcmp(copy, l->addr, LEN) ? 2 : 0);
+			_exit(memcmp(copy, l->addr, l->len) ? 2 : 0);
 		}
 		/* Then some of the data arrives, and some more */
 		if (c)
@@ -372,7 +384,7 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 	}
 	ASSERT_EQ(0, life_finish(l));
 	close(over[1]);
-	EXPECT_EQ(-1, life_check(l->addr, l->seed));
+	EXPECT_EQ(-1, life_check(l, l->addr, l->seed));
 	for (int c = 0; c < CHILDREN; c++) {
 		ASSERT_EQ(pids[c], waitpid(pids[c], &status, 0));
 		EXPECT_EQ(0, status);
@@ -387,9 +399,9 @@ TEST_F_TIMEOUT(life, fork_read, 60)
  */
 TEST_F_TIMEOUT(life, fork_write, 60)
 {
-	/* Huge pages of hugetlbfs come and go as a whole */
-	size_t half = variant->kind == MEM_HUGETLB ? 0 : LEN / 2;
 	struct life *l = &self->l;
+	/* Huge pages of hugetlbfs come and go as a whole */
+	size_t half = variant->kind == MEM_HUGETLB ? 0 : l->len / 2;
 	int status, step[2];
 	pid_t pid;
 	char c;
@@ -404,8 +416,8 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 		/* The parent gives up its pages of the rest */
 		if (read(step[0], &c, 1) != 1)
 			_exit(1);
-		memset(l->addr, GRAB_BYTE, LEN);
-		_exit(byte_check(l->addr, LEN, GRAB_BYTE) >= 0);
+		memset(l->addr, GRAB_BYTE, l->len);
+		_exit(byte_check(l->addr, l->len, GRAB_BYTE) >= 0);
 	}
 	ASSERT_LE(0, life_done(l));
 	/*
@@ -414,7 +426,7 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 	 */
 	if (variant->kind != MEM_HUGETLB)
 		EXPECT_EQ(0, l->done);
-	ASSERT_EQ(0, madvise(l->addr + half, LEN - half, MADV_DONTNEED));
+	ASSERT_EQ(0, madvise(l->addr + half, l->len - half, MADV_DONTNEED));
 	ASSERT_EQ(1, write(step[1], "", 1));
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
@@ -433,7 +445,7 @@ static int self_hold(void)
 {
 	struct mem m;
 
-	if (mem_get(&m, MEM_ANON, 4 * LEN))
+	if (mem_get(&m, MEM_ANON, 4 * SMALL_LEN))
 		return 1;
 	memset(m.p, GRAB_BYTE, m.len);
 	usleep(1000 * HOLD_MS);
@@ -469,7 +481,8 @@ FIXTURE_SETUP(end)
 	NEED("NOPIN_HELD");
 	pin_to_cpu(0);
 	ASSERT_EQ(0, gate_init(&self->l.gate, "NOPIN_HELD"));
-	ASSERT_EQ(0, grab_init(&self->l.grab, variant->kind, 2 * LEN));
+	life_len(&self->l, variant->kind);
+	ASSERT_EQ(0, grab_init(&self->l.grab, variant->kind, 2 * self->l.len));
 	if (variant->eng == ENG_URING)
 		ASSERT_EQ(0, ioq_init(&self->l.q, variant->eng, NR_IO));
 	self->ready = true;
@@ -489,7 +502,7 @@ static void end_child(struct life *l, enum engine eng, enum mem_kind kind,
 	char *argv[] = { "lifetime", "--hold", NULL };
 
 	/* A context of the parent's is of no use here */
-	if (mem_get(&l->buf, kind, LEN) ||
+	if (mem_get(&l->buf, kind, l->len) ||
 	    (eng != ENG_URING && ioq_init(&l->q, eng, NR_IO)))
 		_exit(2);
 	l->addr = l->buf.p;
@@ -598,9 +611,9 @@ static void *reader_thread(void *arg)
 
 	__atomic_store_n(&r->tid, gettid(), __ATOMIC_RELEASE);
 	if (r->write)
-		r->ret = pwrite(fd, r->l->addr, LEN, 0);
+		r->ret = pwrite(fd, r->l->addr, r->l->len, 0);
 	else
-		r->ret = pread(fd, r->l->addr, LEN, 0);
+		r->ret = pread(fd, r->l->addr, r->l->len, 0);
 	return NULL;
 }
 
@@ -614,8 +627,8 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 
 	l->seed = now_ms();
 	if (!write)
-		ASSERT_EQ(0, target_fill(&l->gate.t, LEN, l->seed, 0));
-	pat_fill(l->addr, LEN, l->seed, 0);
+		ASSERT_EQ(0, target_fill(&l->gate.t, l->len, l->seed, 0));
+	pat_fill(l->addr, l->len, l->seed, 0);
 	l->wait = vmstat("nopin_wait");
 	ASSERT_EQ(0, gate_shut(&l->gate, nopin && !l->late ? GATE_WAIT : GATE_ASKED,
 			       2 * SOON_MS));
@@ -625,17 +638,17 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 	while (!task_blocked(__atomic_load_n(&r.tid, __ATOMIC_ACQUIRE)))
 		usleep(1000);
 	start = now_ms();
-	ASSERT_EQ(0, munmap(l->addr, LEN));
+	ASSERT_EQ(0, munmap(l->addr, l->len));
 	took = now_ms() - start;
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	ASSERT_EQ(0, gate_open(&l->gate));
 	ASSERT_EQ(0, pthread_join(th, NULL));
 	note("munmap took %u ms", (unsigned int)took);
 	/* The transfer had begun, so it is one of the whole */
-	EXPECT_EQ(LEN, r.ret);
+	EXPECT_EQ(l->len, r.ret);
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	if (write)
-		EXPECT_EQ(-1, target_check(&l->gate.t, LEN, l->seed, 0));
+		EXPECT_EQ(-1, target_check(&l->gate.t, l->len, l->seed, 0));
 	if (nopin) {
 		if (!l->late)
 			EXPECT_LE(2 * SOON_MS, took);
@@ -668,15 +681,15 @@ TEST(late_again)
 	NEED("NOPIN_HELD");
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
-	ASSERT_EQ(0, target_fill(&t, LEN, SEED, 0));
 	ASSERT_EQ(0, life_open(&l, "NOPIN_HELD", ENG_AIO, MEM_ANON, MEM_ANON));
+	ASSERT_EQ(0, target_fill(&t, l.len, SEED, 0));
 	ASSERT_EQ(0, wait_ms_set(20));
 	ASSERT_EQ(0, life_start(&l, false, GATE_ASKED, 0));
 	ASSERT_EQ(0, act_dontneed(&l));
 
 	busy = fallback("busy");
 	race = fallback("race");
-	ASSERT_EQ(LEN, pread(t.fd, l.addr, LEN, 0));
+	ASSERT_EQ(l.len, pread(t.fd, l.addr, l.len, 0));
 	busy = fallback("busy") - busy;
 	race = fallback("race") - race;
 	ASSERT_EQ(0, life_done(&l));
@@ -685,13 +698,13 @@ TEST(late_again)
 		EXPECT_EQ(0, race);
 	}
 	ASSERT_EQ(0, life_finish(&l));
-	EXPECT_EQ(-1, pat_check(l.addr, LEN, SEED, 0));
+	EXPECT_EQ(-1, pat_check(l.addr, l.len, SEED, 0));
 
 	/* Before long these pages are like others */
 	end = now_ms() + 5000;
 	do {
 		busy = fallback("busy");
-		ASSERT_EQ(LEN, pread(t.fd, l.addr, LEN, 0));
+		ASSERT_EQ(l.len, pread(t.fd, l.addr, l.len, 0));
 		busy = fallback("busy") - busy;
 	} while (busy && now_ms() < end);
 	EXPECT_EQ(0, busy);
@@ -772,18 +785,18 @@ FIXTURE_TEARDOWN(file)
 
 static int act_truncate(struct life *l)
 {
-	return ftruncate(l->buf.fd, 0) ?: ftruncate(l->buf.fd, LEN);
+	return ftruncate(l->buf.fd, 0) ?: ftruncate(l->buf.fd, l->len);
 }
 
 static int act_punch(struct life *l)
 {
 	return fallocate(l->buf.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			 0, LEN);
+			 0, l->len);
 }
 
 static int act_remove(struct life *l)
 {
-	return madvise(l->addr, LEN, MADV_REMOVE);
+	return madvise(l->addr, l->len, MADV_REMOVE);
 }
 
 /*
@@ -798,7 +811,7 @@ static void file_run(struct __test_metadata *_metadata, struct life *l,
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	ASSERT_EQ(0, life_finish(l));
 	EXPECT_EQ(-1, grab_check(&l->grab));
-	EXPECT_EQ(-1, byte_check(l->addr, LEN, 0));
+	EXPECT_EQ(-1, byte_check(l->addr, l->len, 0));
 	if (write) {
 		EXPECT_EQ(-1, life_check_disk(l));
 	} else if (mode_get() == MODE_NOPIN) {

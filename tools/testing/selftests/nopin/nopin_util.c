@@ -109,7 +109,8 @@ int mode_set(enum mode mode)
 	return sysfs_write(SWITCH, mode == MODE_PIN ? "pin" : "nopin");
 }
 
-static unsigned long vmstat_now(const char *name)
+/* The sum of two counters, or one */
+static unsigned long vmstat_now(const char *name, const char *other)
 {
 	unsigned long val = 0, v;
 	char key[64];
@@ -119,8 +120,8 @@ static unsigned long vmstat_now(const char *name)
 	if (!f)
 		return 0;
 	while (fscanf(f, "%63s %lu", key, &v) == 2)
-		if (!strcmp(key, name))
-			val = v;
+		if (!strcmp(key, name) || (other && !strcmp(key, other)))
+			val += v;
 	fclose(f);
 	return val;
 }
@@ -129,7 +130,7 @@ unsigned long vmstat(const char *name)
 {
 	/* Some counters are per CPU and folded once in a while */
 	sysfs_write("/proc/sys/vm/stat_refresh", "1");
-	return vmstat_now(name);
+	return vmstat_now(name, NULL);
 }
 
 unsigned long fallback(const char *cause)
@@ -289,10 +290,16 @@ static int file_fd(const char *env)
 	return fd;
 }
 
+bool mem_of_huge(enum mem_kind kind)
+{
+	return kind == MEM_THP || kind == MEM_THP_PTE || kind == MEM_HUGETLB ||
+	       kind == MEM_SHMEM_THP;
+}
+
 int mem_get(struct mem *m, enum mem_kind kind, size_t len)
 {
+	size_t align = mem_of_huge(kind) ? 2 * MB : PAGE;
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	size_t align = PAGE;
 	bool huge = false, file = false;
 	int ret;
 
@@ -307,11 +314,9 @@ int mem_get(struct mem *m, enum mem_kind kind, size_t len)
 		break;
 	case MEM_THP:
 	case MEM_THP_PTE:
-		align = 2 * MB;
 		huge = true;
 		break;
 	case MEM_HUGETLB:
-		align = 2 * MB;
 		flags |= MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
 		break;
 	case MEM_HUGETLB_1G:
@@ -319,7 +324,6 @@ int mem_get(struct mem *m, enum mem_kind kind, size_t len)
 		flags |= MAP_HUGETLB | 30 << MAP_HUGE_SHIFT;
 		break;
 	case MEM_SHMEM_THP:
-		align = 2 * MB;
 		huge = true;
 		/* fall through */
 	case MEM_SHMEM:
@@ -863,7 +867,7 @@ static int gate_release(struct gate_shared *s, unsigned int seen)
 /* Who has waited in vain a moment ago does not wait once more, but pins at once */
 static unsigned long gate_waits(void)
 {
-	return vmstat_now("nopin_wait") + vmstat_now("nopin_pinned");
+	return vmstat_now("nopin_wait", "nopin_pinned");
 }
 
 static void gate_keep(struct gate_shared *s, pid_t parent)

@@ -91,6 +91,8 @@ enum mem_kind {
 };
 
 extern const char *const mem_name[NR_MEM];
+/* Of pages of 2 MiB, however they are mapped */
+bool mem_of_huge(enum mem_kind kind);
 
 struct mem {
 	enum mem_kind kind;
