@@ -20,10 +20,13 @@ struct counts {
 
 static void count(struct counts *c, const char *cause)
 {
-	c->bio = vmstat("nopin_bio");
-	c->fallback = vmstat("nopin_fallback");
-	c->acquired = vmstat("nr_foll_pin_acquired");
-	c->released = vmstat("nr_foll_pin_released");
+	struct vmstat all;
+
+	vmstat_read(&all, true);
+	c->bio = vmstat_in(&all, "nopin_bio");
+	c->fallback = vmstat_in(&all, "nopin_fallback");
+	c->acquired = vmstat_in(&all, "nr_foll_pin_acquired");
+	c->released = vmstat_in(&all, "nr_foll_pin_released");
 	c->cause = cause ? fallback(cause) : 0;
 	c->others = fallback_but(cause);
 }
@@ -147,6 +150,7 @@ TEST_F_TIMEOUT(pins, memory, 60)
 		if (k == MEM_HUGETLB_1G)
 			continue;
 		ASSERT_EQ(0, mem_get(&m, k, 2 * half));
+		/* Across the border of two huge pages, if that is what they are */
 		count(&c, NULL);
 		EXPECT_EQ(0, do_io(&self->t, &q, m.p + half - 8 * KB, 16 * KB, 8))
 			TH_LOG("%s", mem_name[k]);

@@ -109,28 +109,41 @@ int mode_set(enum mode mode)
 	return sysfs_write(SWITCH, mode == MODE_PIN ? "pin" : "nopin");
 }
 
-/* The sum of two counters, or one */
-static unsigned long vmstat_now(const char *name, const char *other)
+int vmstat_read(struct vmstat *all, bool refresh)
 {
-	unsigned long val = 0, v;
-	char key[64];
+	size_t n;
 	FILE *f;
 
+	all->text[0] = '\n';
+	all->text[1] = '\0';
+	/* Some counters are per CPU and folded once in a while */
+	if (refresh)
+		sysfs_write("/proc/sys/vm/stat_refresh", "1");
 	f = fopen("/proc/vmstat", "r");
 	if (!f)
-		return 0;
-	while (fscanf(f, "%63s %lu", key, &v) == 2)
-		if (!strcmp(key, name) || (other && !strcmp(key, other)))
-			val += v;
+		return -errno;
+	n = fread(all->text + 1, 1, sizeof(all->text) - 2, f);
+	all->text[1 + n] = '\0';
 	fclose(f);
-	return val;
+	return 0;
+}
+
+unsigned long vmstat_in(const struct vmstat *all, const char *name)
+{
+	char key[66];
+	const char *p;
+
+	snprintf(key, sizeof(key), "\n%s ", name);
+	p = strstr(all->text, key);
+	return p ? strtoul(p + strlen(key), NULL, 10) : 0;
 }
 
 unsigned long vmstat(const char *name)
 {
-	/* Some counters are per CPU and folded once in a while */
-	sysfs_write("/proc/sys/vm/stat_refresh", "1");
-	return vmstat_now(name, NULL);
+	struct vmstat all;
+
+	vmstat_read(&all, true);
+	return vmstat_in(&all, name);
 }
 
 unsigned long fallback(const char *cause)
@@ -867,7 +880,10 @@ static int gate_release(struct gate_shared *s, unsigned int seen)
 /* Who has waited in vain a moment ago does not wait once more, but pins at once */
 static unsigned long gate_waits(void)
 {
-	return vmstat_now("nopin_wait", "nopin_pinned");
+	struct vmstat all;
+
+	vmstat_read(&all, false);
+	return vmstat_in(&all, "nopin_wait") + vmstat_in(&all, "nopin_pinned");
 }
 
 static void gate_keep(struct gate_shared *s, pid_t parent)

@@ -44,7 +44,15 @@ int mode_set(enum mode mode);
 int sysfs_write(const char *path, const char *val);
 int sysfs_read(const char *path, char *buf, size_t len);
 
+/* The counters of a moment: cheaper than vmstat() for each of them */
+struct vmstat {
+	char text[16 * KB];
+};
+
+/* 0 or -errno. Without @refresh some counters may be a little behind */
+int vmstat_read(struct vmstat *all, bool refresh);
 /* 0 for a counter that the kernel does not have */
+unsigned long vmstat_in(const struct vmstat *all, const char *name);
 unsigned long vmstat(const char *name);
 unsigned long fallback(const char *cause);
 /* All causes but @cause (which may be NULL) */

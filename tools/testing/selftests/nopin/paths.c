@@ -75,29 +75,17 @@ static void find_causes(void)
 	closedir(d);
 }
 
-static unsigned long counter(const char *all, const char *name)
-{
-	const char *p = strstr(all, name);
-
-	return p ? strtoul(p + strlen(name), NULL, 10) : 0;
-}
-
-/* All at once: that is cheaper than vmstat(), and takes most of the time here */
+/* What takes most of the time here */
 static void count(struct counts *c)
 {
-	static char all[16 * KB];
-	FILE *f;
+	struct vmstat all;
 
-	sysfs_write("/proc/sys/vm/stat_refresh", "1");
-	f = fopen("/proc/vmstat", "r");
-	if (!f) {
+	if (vmstat_read(&all, true)) {
 		note("no /proc/vmstat");
 		exit(1);
 	}
-	all[fread(all, 1, sizeof(all) - 1, f)] = '\0';
-	fclose(f);
-	c->acquired = counter(all, "\nnr_foll_pin_acquired ");
-	c->bios = counter(all, "\nnopin_bio ");
+	c->acquired = vmstat_in(&all, "nr_foll_pin_acquired");
+	c->bios = vmstat_in(&all, "nopin_bio");
 	for (int i = 0; i < nr_causes; i++)
 		c->cause[i] = fallback(cause_name[i]);
 }
