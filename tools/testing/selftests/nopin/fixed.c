@@ -239,7 +239,10 @@ TEST_F_TIMEOUT(ring, memory, 120)
 			/* Writeback of the file may have been in the way */
 			if (kinds[k] < MEM_SHARED_EXT4 ||
 			    spoilt == fallback("nowait") + fallback("race"))
-				/* But for those that a slow machine's I/O got */
+				/*
+				 * None but for an invalidation that lost its
+				 * patience, which a slow machine may bring about
+				 */
 				EXPECT_EQ(vmstat("nopin_pinned") - pinned,
 					  vmstat("nr_foll_pin_acquired") - acquired)
 					TH_LOG("%s", name);

@@ -221,20 +221,20 @@ TEST_F_TIMEOUT(matrix, transfers, 600)
 	unsigned int rounds = getenv("NOPIN_LONG") ? 8 : 1;
 	unsigned int every = rounds > 1 ? 1 : 4;
 	unsigned int every_kind = rounds == 1 && with_lockdep() ? 3 : 1;
-	unsigned int first = variant->eng + variant->env[6], nr = first;
-	uint32_t r = 1 + nr;
+	unsigned int jobs = ARRAY_SIZE(sizes) * rounds * 2;
+	unsigned int first = variant->eng + variant->env[6];
+	uint32_t r = 1 + first;
 
-	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++, nr++) {
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+		unsigned int nr = first + k * (jobs + 1);
 		struct target *t = &self->t;
 		struct mem m;
 
-		if ((first + k) % every_kind) {
-			nr += ARRAY_SIZE(sizes) * rounds * 2;
+		if ((first + k) % every_kind)
 			continue;
-		}
 		ASSERT_EQ(0, mem_get(&m, kinds[k], AREA))
 			TH_LOG("%s", mem_name[kinds[k]]);
-		for (size_t i = 0; i < ARRAY_SIZE(sizes) * rounds * 2; i++, nr++) {
+		for (size_t i = 0; i < jobs; i++, nr++) {
 			bool write = i & 1;
 			struct job j = {
 				.q = &self->q, .t = t, .m = &m,

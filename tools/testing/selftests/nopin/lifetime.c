@@ -445,7 +445,7 @@ static int self_hold(void)
 {
 	struct mem m;
 
-	if (mem_get(&m, MEM_ANON, 4 * SMALL_LEN))
+	if (mem_get(&m, MEM_ANON, 4 * HUGE_LEN))
 		return 1;
 	memset(m.p, GRAB_BYTE, m.len);
 	usleep(1000 * HOLD_MS);
