@@ -519,6 +519,7 @@ TEST_F_TIMEOUT(churn, run, 180)
 	sysfs_write(KSM "pages_to_scan", "200");
 	sysfs_write(KSM "sleep_millisecs", "20");
 	sysfs_write(KSM "run", "1");
+	sysfs_write(NUMA_SWITCH, "1");
 	for (unsigned int i = 0; i < c->nr_workers; i++)
 		ASSERT_EQ(0, pthread_create(&th[n++], NULL, worker_thread, &c->w[i]));
 	for (unsigned int i = 0; i < ARRAY_SIZE(others) -
@@ -536,6 +537,7 @@ TEST_F_TIMEOUT(churn, run, 180)
 	atomic_store(&c->stop, true);
 	while (n)
 		ASSERT_EQ(0, pthread_join(th[--n], NULL));
+	sysfs_write(NUMA_SWITCH, "0");
 	sysfs_write(KSM "run", "2");
 
 	for (unsigned int i = 0; i < c->nr_workers; i++) {

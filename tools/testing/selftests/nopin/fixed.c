@@ -28,15 +28,6 @@
 /* Walks of 16 KiB after which translations of 2 MiB are kept for sure */
 #define WARM		200
 
-/*
- * NUMA balancing makes mappings inaccessible from time to time, to see who uses
- * them, and then all translations go. Not while these are counted.
- */
-static __attribute__((constructor)) void no_balancing(void)
-{
-	sysfs_write("/proc/sys/kernel/numa_balancing", "0");
-}
-
 static bool nopin(void)
 {
 	return mode_get() == MODE_NOPIN;

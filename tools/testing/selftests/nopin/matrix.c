@@ -103,7 +103,6 @@
 #define HUGE_FILE	"hugepages/hugepages-2048kB/nr_hugepages"
 #define MEMORY_PATH	"/sys/devices/system/memory/memory%d/state"
 #define SCHED_NUMA	"/sys/kernel/debug/sched/numa_balancing/"
-#define NUMA_SWITCH	"/proc/sys/kernel/numa_balancing"
 #define KSM		"/sys/kernel/mm/ksm/"
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define PRINTK		"/proc/sys/kernel/printk"
@@ -2212,9 +2211,6 @@ static const struct {
 	{ SCHED_NUMA "scan_period_min_ms", 100 },
 	/* Free pages are to be seen, and not kept in lists of the CPUs */
 	{ "/proc/sys/vm/percpu_pagelist_high_fraction", 4096 },
-	/* Pages are to move when a test says so */
-	{ "/proc/sys/vm/compaction_proactiveness", 0 },
-	{ NUMA_SWITCH, 0 },
 };
 
 int main(int argc, char **argv)

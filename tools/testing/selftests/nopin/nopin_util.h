@@ -67,6 +67,9 @@ unsigned long fallback_but(const char *cause);
 
 int wait_ms_set(unsigned int ms);
 
+/* NUMA balancing, which run.sh has turned off */
+#define NUMA_SWITCH	"/proc/sys/kernel/numa_balancing"
+
 uint64_t now_ms(void);
 /* The length of a test that is bounded by time: longer with NOPIN_LONG */
 unsigned int test_ms(unsigned int quick);

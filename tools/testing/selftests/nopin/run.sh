@@ -185,6 +185,9 @@ fi
 mkmount ext4 "$disk_ext4" $mnt/ext4 mkfs.ext4 -q -F && export NOPIN_EXT4=$mnt/ext4
 mkmount xfs "$disk_xfs" $mnt/xfs mkfs.xfs -q -f && export NOPIN_XFS=$mnt/xfs
 
+# Pages move when a test says so, and nobody else waits for the I/O that it holds
+put 0 /proc/sys/kernel/numa_balancing
+put 0 /proc/sys/vm/compaction_proactiveness
 put madvise /sys/kernel/mm/transparent_hugepage/enabled
 put madvise /sys/kernel/mm/transparent_hugepage/defrag
 put advise /sys/kernel/mm/transparent_hugepage/shmem_enabled
