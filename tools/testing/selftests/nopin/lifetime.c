@@ -20,7 +20,7 @@
 #define NR_IO		32
 /* Of a buffer: a huge page, or small ones that are not too many to fault in */
 #define HUGE_LEN	(2 * MB)
-#define SMALL_LEN	(512 * KB)
+#define SMALL_LEN	(256 * KB)
 #define MAX_IO_LEN	(HUGE_LEN / NR_IO)
 /* To let somebody get into a wait, or I/O that is let go end */
 #define SOON_MS		50

@@ -214,7 +214,10 @@ struct target {
 	unsigned int mem_align;	/* that O_DIRECT wants of memory */
 };
 
-/* @env names the variable that holds the device or the directory */
+/*
+ * @env names the variable that holds the device or the directory, where the file is
+ * of @size bytes. What is in it is unknown.
+ */
 int target_open(struct target *t, const char *env, size_t size);
 void target_close(struct target *t);
 /* Through the page cache, which is empty afterwards */
