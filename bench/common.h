@@ -264,7 +264,8 @@ static const char * const counter_name[] = {
 	"nopin_fallback", "nopin_invalidate", "nopin_wait", "nopin_refuse",
 	"nopin_revalidate", "nopin_pinned",
 	/* of nopin_fallback, why */
-	"fallback/busy", "fallback/race", "fallback/nowait", "fallback/invalid",
+	"fallback/first", "fallback/busy", "fallback/race", "fallback/nowait",
+	"fallback/invalid",
 };
 
 #define COUNTERS	(sizeof(counter_name) / sizeof(counter_name[0]))

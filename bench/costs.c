@@ -39,7 +39,8 @@
  * number of rounds in which that read had not ended when the change was over.
  *
  * "first" forks a process for each round: its first, second and 100th read, when
- * it has so many mappings, in memory, which are adjacent or apart.
+ * it has so many mappings, in memory, which are adjacent or apart. bench/guest has
+ * set first_ios to 0, so it is the first one that registers the notifier.
  *
  * "memory" reads and writes each page of 256 MiB of buffers in 4 KiB pieces. Its
  * results are bytes that the kernel has come to use since before: in "kernel"

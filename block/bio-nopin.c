@@ -3,11 +3,11 @@
  * User pages in bios without page pins.
  *
  * Called where a bio would have its pages pinned. The bio enters the pages
- * (see mm/nopin/range.c) here, immediately before it is submitted, and exits
- * them when it ends, where the pages would be unpinned. In between, nobody
- * changes their mapping; so in between there must be nothing that waits for a
- * change of a mapping. Waiting for closed pages to open and faulting in
- * missing ones is done with nothing entered.
+ * (see mm/nopin/range.c) here, and exits them where the pages would be
+ * unpinned. An invalidation may wait for a prompt bio. So it is submitted
+ * immediately, with nothing in between that waits for an invalidation, and
+ * exits when it ends. Waiting for closed pages to open and faulting in missing
+ * ones is done with nothing entered.
  *
  * A bio that cannot be served like that is pinned and the cause is counted.
  */
@@ -26,7 +26,6 @@
 
 #include "bio-nopin.h"
 #include "blk.h"
-#include "blk-mq.h"
 
 /*
  * How often the same pages are opened or faulted in before a bio is pinned. A
@@ -87,7 +86,7 @@ static noinline void bio_nopin_put_many(struct bio *bio)
 	unsigned int i;
 
 	for (i = 0; i < ext->nr; i++)
-		bio_nopin_exit_extent(&ext->many[i], bio_nopin_dir(bio));
+		nopin_exit_extent(&ext->many[i], bio_nopin_dir(bio));
 	kfree(ext->many);
 }
 
@@ -95,20 +94,16 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 {
 	struct nopin_extent *ext = &bio->bi_nopin;
 
-	if (unlikely(!(ext->word & NOPIN_EXTENT_MASK) && ext->is_array))
+	if (unlikely(ext->is_array))
 		bio_nopin_put_many(bio);
 	else
-		bio_nopin_exit_extent(ext, bio_nopin_dir(bio));
+		nopin_exit_extent(ext, bio_nopin_dir(bio));
 }
 
-static void bio_nopin_set_extent(struct nopin_extent *ext,
-				 struct nopin_range *range, unsigned long addr,
-				 size_t len)
+/* How many pages the bio can take: it gets bio_vecs later if it has none yet */
+static unsigned short bio_nopin_max_vecs(const struct bio *bio)
 {
-	ext->range = range;
-	ext->first = nopin_index(range, addr);
-	ext->nr = bio_nopin_nr(addr, len);
-	ext->is_array = false;
+	return bio->bi_max_vecs ?: BIO_MAX_VECS;
 }
 
 /*
@@ -117,46 +112,59 @@ static void bio_nopin_set_extent(struct nopin_extent *ext,
  * nopin_enter().
  */
 static int bio_nopin_enter_pages(struct mm_struct *mm, unsigned long addr,
-				 size_t len, enum nopin_dir dir,
+				 size_t len, enum nopin_dir dir, bool prompt,
 				 struct nopin_extent *ext)
 {
 	struct nopin_range *range = nopin_mm_find(mm, addr);
 
 	if (unlikely(!range))
 		return -ENXIO;
-	bio_nopin_set_extent(ext, range, addr, len);
+	ext->range = range;
+	ext->first = nopin_index(range, addr);
+	ext->nr = bio_nopin_nr(addr, len);
+	ext->other = !prompt;
+	ext->is_array = false;
+	if (!prompt)
+		return nopin_enter_other(range, ext->first, ext->nr, dir);
 	return nopin_enter(range, ext->first, ext->nr, dir);
 }
 
-/* Is that the pages behind these? */
+/*
+ * Are those pages behind these, so that one extent does for both? Chunks count
+ * I/O that is not prompt once for each extent, so there it takes a new chunk.
+ */
 static bool bio_nopin_follows(const struct nopin_extent *ext,
 			      const struct nopin_extent *add)
 {
-	return !((ext->word | add->word) & NOPIN_EXTENT_MASK) &&
-	       ext->range == add->range && ext->first + ext->nr == add->first;
+	return ext->range == add->range && ext->first + ext->nr == add->first &&
+	       (!add->other || !(add->first % NOPIN_CHUNK_PAGES));
 }
 
-/* Remember pages that have been entered; false if there is no room */
-static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
-			  const struct nopin_extent *add)
+/*
+ * Remember pages that have been entered; false if there is no room. Pages are
+ * entered already, so this must not wait for memory.
+ */
+static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 {
-	struct nopin_extent *ext = &bio->bi_nopin, *many;
+	struct nopin_extent *ext = &bio->bi_nopin, *last = ext;
 
-	if (!ext->word) {
+	if (!ext->range) {
 		*ext = *add;
 		return true;
 	}
-	if ((ext->word & NOPIN_EXTENT_MASK) || !ext->is_array) {
-		/* pages are entered already: must not wait for memory */
-		unsigned int room = 2 * (iter->nr_segs + 1) +
-				    iov_iter_count(iter) / NOPIN_CACHE_SIZE;
+	if (ext->is_array)
+		last = &ext->many[ext->nr - 1];
+	if (bio_nopin_follows(last, add)) {
+		last->nr += add->nr;
+		return true;
+	}
+	if (!ext->is_array) {
+		/* Each piece takes a bio_vec */
+		unsigned int room = bio_nopin_max_vecs(bio);
+		struct nopin_extent *many;
 
-		if (bio_nopin_follows(ext, add)) {
-			ext->nr += add->nr;
-			return true;
-		}
-		many = kmalloc_array(room, sizeof(*many),
-				     GFP_NOWAIT | __GFP_NOWARN);
+		many = kmalloc_array(room, sizeof(*many), GFP_NOWAIT |
+				     __GFP_NOWARN | __GFP_ACCOUNT);
 		if (!many)
 			return false;
 		many[0] = *ext;
@@ -164,9 +172,6 @@ static bool bio_nopin_add(struct bio *bio, const struct iov_iter *iter,
 		ext->first = room;
 		ext->nr = 1;
 		ext->is_array = true;
-	} else if (bio_nopin_follows(&ext->many[ext->nr - 1], add)) {
-		ext->many[ext->nr - 1].nr += add->nr;
-		return true;
 	}
 	if (ext->nr == ext->first)
 		return false;
@@ -193,12 +198,6 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size)
 		trim -= len;
 	}
 	return size;
-}
-
-/* How many pages the bio can take: it gets bio_vecs later if it has none yet */
-static unsigned short bio_nopin_max_vecs(const struct bio *bio)
-{
-	return bio->bi_max_vecs ?: BIO_MAX_VECS;
 }
 
 /* For bios that bio_nopin_vecs() let have none */
@@ -250,105 +249,72 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 }
 
 /*
- * Enter one page of a piece of a huge mapping of one folio, which does for all
- * of them, see mm/nopin/cache.c. Then *&nopin_cache.huge stays as it is until the
- * exit; &nopin_cache.whole need not, should the page be pinned.
- */
-static bool bio_nopin_enter_huge(struct nopin_chunk *chunk, unsigned long addr,
-				 enum nopin_dir dir, struct nopin_extent *ext)
-{
-	if (!nopin_one_folio(&chunk->cache) ||
-	    !nopin_enter_cached(chunk, addr, 1, dir, ext))
-		return false;
-	if (unlikely(!nopin_one_folio(&chunk->cache))) {
-		bio_nopin_exit_extent(ext, dir);
-		return false;
-	}
-	return true;
-}
-
-/*
  * Enter and translate as much of @iter as the bio can hold. Nothing is left
- * entered on errors: those of nopin_enter(), nopin_walk() and nopin_check(),
- * -ENXIO if a range has to be created, -ENOBUFS if bio_vecs have to be
- * allocated, -ENOSPC if there is no room for the extents. @fail is the position
- * of what they are about.
+ * entered on errors: those of nopin_enter() and nopin_translate(), -ENXIO if a
+ * range has to be created, -ENOSPC if there is no room for the extents. @fail is
+ * the position of what they are about.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
-			 struct bio_nopin_pos *fail)
+			 bool prompt, struct bio_nopin_pos *fail)
 {
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
-	unsigned short max_vecs = bio_nopin_max_vecs(bio);
-	struct bio_vec *vecs = bio_nopin_inline_vecs(bio);
+	struct bio_vec *vecs = bio->bi_io_vec;
 	struct mm_struct *mm = current->mm;
 	unsigned short vcnt = 0;
 	size_t size = 0;
 	int ret;
 
-	bio->bi_nopin.word = 0;
-	nopin_window_begin();
+	bio->bi_nopin.range = NULL;
+	bio->bi_nopin.is_array = false;
+	if (prompt)
+		nopin_window_begin();
 
 	/* the limit is for bv_len and bi_size, 32 bits each */
-	while (vcnt < max_vecs && size < SZ_1G) {
-		size_t room = (size_t)(max_vecs - vcnt) << PAGE_SHIFT;
+	while (vcnt < bio->bi_max_vecs && size < SZ_1G) {
+		size_t room = (size_t)(bio->bi_max_vecs - vcnt) << PAGE_SHIFT;
 		struct nopin_chunk *chunk;
 		struct nopin_extent ext;
 		unsigned long addr;
-		bool huge, single, part;
+		bool known, huge;
 		size_t len;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CACHE_SIZE, &addr);
 		if (!len)
 			break;
-		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
-		chunk = nopin_mm_slot(mm, addr);
-		part = len != (iter_is_ubuf(iter) ? iov_iter_count(iter) :
-						    pos.iov->iov_len);
-		single = chunk && bio_nopin_enter_huge(chunk, addr, dir, &ext);
-		if (single)
-			goto add;
-		ret = -ENOBUFS;
-		if (unlikely(!bio->bi_max_vecs))
-			goto fail;
 		/* With a page in each bio_vec */
+		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
 		len = min(len, room - offset_in_page(addr));
-		if (!chunk || !nopin_enter_cached(chunk, addr,
-						  bio_nopin_nr(addr, len), dir,
-						  &ext)) {
+
+		/* Until the pages are entered */
+		rcu_read_lock();
+		chunk = nopin_mm_chunk(mm, addr);
+		known = chunk && nopin_enter_cached(chunk, addr,
+						    bio_nopin_nr(addr, len),
+						    dir, prompt, &ext);
+		rcu_read_unlock();
+		if (!known) {
 			ret = -EFAULT;
 			if (unlikely(!access_ok((void __user *)addr, len)))
 				goto fail;
-			ret = bio_nopin_enter_pages(mm, addr, len, dir, &ext);
+			ret = bio_nopin_enter_pages(mm, addr, len, dir, prompt,
+						    &ext);
 			if (unlikely(ret))
 				goto fail;
 			chunk = nopin_chunk(ext.range, ext.first);
-			if (!nopin_cached(ext.range, ext.first, ext.nr, dir))
-				chunk = NULL;
-		} else if (part || iter_is_ubuf(iter)) {
-			/* It is to become one with the other parts */
-			bio_nopin_set_extent(&ext, chunk->range, addr, len);
+			known = nopin_cached(ext.range, ext.first, ext.nr, dir);
 		}
-add:
-		if (unlikely(!bio_nopin_add(bio, iter, &ext))) {
-			bio_nopin_exit_extent(&ext, dir);
+		if (unlikely(!bio_nopin_add(bio, &ext))) {
+			nopin_exit_extent(&ext, dir);
 			ret = -ENOSPC;
 			goto fail;
 		}
-		if (single) {
-			ret = -ENOBUFS;
-			if (unlikely(!bio->bi_max_vecs &&
-				     (!vecs || vcnt == BIO_NOPIN_VECS)))
-				goto fail;
-			bio_nopin_set_huge(vecs + vcnt++, chunk, addr, len);
-		} else if (chunk) {
+		if (known) {
 			vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
 		} else {
-			ret = nopin_walk(mm, addr, len, dir, vecs, &vcnt,
-					 &huge);
-			if (likely(!ret))
-				ret = nopin_check(ext.range, ext.first, ext.nr,
-						  dir);
+			ret = nopin_translate(ext.range, ext.first, ext.nr,
+					      addr, len, dir, vecs, &vcnt,
+					      &huge);
 			if (unlikely(ret))
 				goto fail;
 			nopin_learn(ext.range, ext.first, ext.nr, dir, vecs,
@@ -360,7 +326,6 @@ add:
 			break;
 	}
 
-	bio->bi_io_vec = vecs;
 	bio->bi_vcnt = vcnt;
 	ret = -ENOSPC;
 	size = bio_nopin_trim(bio, size);
@@ -370,7 +335,7 @@ add:
 	return 0;
 
 fail:
-	if (bio->bi_nopin.word)
+	if (bio->bi_nopin.range)
 		bio_nopin_put(bio);
 	nopin_window_end();
 	bio->bi_vcnt = 0;
@@ -378,41 +343,76 @@ fail:
 	return ret;
 }
 
-/*
- * Whatever may sleep: open pages, or @fault them in. From where it failed, and
- * as far as a bio reaches with a page in each bio_vec.
- */
-static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
-			     struct bio_nopin_pos pos, bool nowait, bool fault)
+/* Are there states of that page? */
+static bool bio_nopin_has_states(unsigned long addr)
 {
-	size_t room = (size_t)bio_nopin_max_vecs(bio) << PAGE_SHIFT;
-	enum nopin_dir dir = bio_nopin_dir(bio);
-	unsigned long addr;
-	size_t len;
+	bool has;
 
-	while ((len = bio_nopin_next(iter, &pos, room, &addr))) {
-		struct nopin_range *range;
-		unsigned int first, nr;
-		int ret = 0;
+	rcu_read_lock();
+	has = nopin_mm_chunk(current->mm, addr);
+	rcu_read_unlock();
+	return has;
+}
 
-		if (!access_ok((void __user *)addr, len))
+/*
+ * Whatever may sleep, for one piece of @iter that does not cross a multiple of
+ * NOPIN_CACHE_SIZE, and for which bio_nopin_try() has failed with @error: fault
+ * it in, or open its pages. -ENXIO if later I/O may do without pins.
+ */
+static int bio_nopin_prepare_piece(const struct iov_iter *iter,
+				   unsigned long addr, size_t len,
+				   enum nopin_dir dir, int error, bool again,
+				   unsigned int open)
+{
+	struct mm_struct *mm = current->mm;
+	struct nopin_range *range;
+	bool fault;
+
+	if (!access_ok((void __user *)addr, len))
+		return -EFAULT;
+	/* States are made only of memory of which something is there */
+	fault = error == -EFAULT ||
+		(!bio_nopin_has_states(addr) && !nopin_present(mm, addr));
+	if (fault) {
+		if (iter->nofault)
 			return -EFAULT;
-		range = nopin_mm_get(current->mm, addr);
+		if (again)
+			return -EAGAIN;
+		return nopin_fault(mm, addr, error == -EFAULT ? len : 1, dir);
+	}
+
+	range = nopin_mm_find(mm, addr);
+	if (!range) {
+		/* The caller may hold a lock that comes behind the mmap_lock */
+		if (iter->nofault) {
+			nopin_mm_want(mm, addr);
+			return -ENXIO;
+		}
+		if (again)
+			return -EAGAIN;
+		range = nopin_mm_get(mm, addr);
 		if (IS_ERR(range))
 			return -ENOMEM;
-		len = min(len, nopin_len(range, addr));
+	}
+	return nopin_open(range, nopin_index(range, addr),
+			  bio_nopin_nr(addr, len), dir, open);
+}
 
-		if (!fault) {
-			first = nopin_index(range, addr);
-			nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
-			ret = nopin_open(range, first, nr, dir, nowait);
-		} else if (dir == NOPIN_FROM_DEVICE) {
-			if (fault_in_safe_writeable((void __user *)addr, len))
-				ret = -EFAULT;
-		} else {
-			if (fault_in_readable((void __user *)addr, len))
-				ret = -EFAULT;
-		}
+/* From where it failed, as far as a bio reaches with a page in each bio_vec */
+static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
+			     struct bio_nopin_pos pos, int error, bool again,
+			     unsigned int open)
+{
+	size_t room = (size_t)bio->bi_max_vecs << PAGE_SHIFT;
+	unsigned long addr;
+	size_t len;
+	int ret;
+
+	while ((len = bio_nopin_next(iter, &pos, room, &addr))) {
+		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		ret = bio_nopin_prepare_piece(iter, addr, len,
+					      bio_nopin_dir(bio), error, again,
+					      open);
 		if (ret)
 			return ret;
 		room -= len;
@@ -425,31 +425,33 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
  * A bio with as much of @iter as it can hold, whatever it takes. -EAGAIN if
  * @again, and somebody would have to be waited for.
  */
-static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
-			   bool again)
+static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
+			   bool nowait, bool again)
 {
+	unsigned int open = (nowait || iter->nofault ? NOPIN_OPEN_NOWAIT : 0) |
+			    (prompt ? 0 : NOPIN_OPEN_OTHER);
+	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	size_t left = iov_iter_count(iter);
-	struct bio_nopin_pos pos;
 	unsigned int tries = 0;
+	unsigned long addr;
 	int ret;
 
-	while ((ret = bio_nopin_try(bio, iter, &pos))) {
-		bool fault = ret == -EFAULT;
+	if (!bio_nopin_next(iter, &pos, left, &addr))
+		return NOPIN_FALLBACK_INVALID;
+	if (!nopin_mm_ready(current->mm, addr))
+		return NOPIN_FALLBACK_FIRST;
+	if (!bio->bi_max_vecs)
+		bio_nopin_alloc_vecs(bio, iter);
 
-		if (ret == -ENOBUFS) {
-			bio_nopin_alloc_vecs(bio, iter);
-			continue;
-		}
-		if (ret == -EBUSY)
+	while ((ret = bio_nopin_try(bio, iter, prompt, &pos))) {
+		switch (ret) {
+		case -EBUSY:
 			return NOPIN_FALLBACK_BUSY;
-		if (ret == -EPERM)
+		case -EPERM:
 			return NOPIN_FALLBACK_SPECIAL;
-		if (ret == -ENOSPC)
+		case -ENOSPC:
 			return NOPIN_FALLBACK_EXTENTS;
-		if (fault && iter->nofault)
-			return NOPIN_FALLBACK_INVALID;
-		if (again && (fault || ret == -ENXIO))
-			return -EAGAIN;
+		}
 		if (pos.left < left) {
 			left = pos.left;
 			tries = 0;
@@ -458,19 +460,27 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool nowait,
 			return NOPIN_FALLBACK_RACE;
 
 		/* -EFAULT, -EAGAIN or -ENXIO */
-		ret = bio_nopin_prepare(bio, iter, pos, nowait, fault);
-		if (ret == -EFAULT)
-			return NOPIN_FALLBACK_INVALID;
-		if (ret == -ENOMEM)
+		ret = bio_nopin_prepare(bio, iter, pos, ret, again, open);
+		switch (ret) {
+		case 0:
+			continue;
+		case -ENOMEM:
 			return NOPIN_FALLBACK_NOMEM;
-		/* Earlier I/O has got pins, and may go on for long */
-		if (ret == -EBUSY)
+		case -ENXIO:
+			return NOPIN_FALLBACK_FIRST;
+		case -EBUSY:
+			/* Earlier I/O has got pins, and may go on for long */
 			return NOPIN_FALLBACK_BUSY;
-		/* Something is being invalidated all the time */
-		if (ret == -ETIME)
+		case -ETIME:
+			/* Something is being invalidated all the time */
 			return NOPIN_FALLBACK_RACE;
-		if (ret == -EAGAIN && nowait)
-			return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
+		case -EAGAIN:
+			if (open & NOPIN_OPEN_NOWAIT)
+				return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
+			continue;
+		default:
+			return NOPIN_FALLBACK_INVALID;
+		}
 	}
 	return NOPIN_FALLBACK_NONE;
 }
@@ -483,10 +493,9 @@ void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 
 	if (nopin_broken(FLUSH))
 		kiocb_write_and_wait(iocb, bio->bi_iter.bi_size);
-	if (nopin_broken(BLOCK) && !(ext->word & NOPIN_EXTENT_MASK) &&
-	    !ext->is_array)
+	if (nopin_broken(BLOCK) && !ext->is_array)
 		nopin_open(ext->range, ext->first, ext->nr, bio_nopin_dir(bio),
-			   true);
+			   NOPIN_OPEN_NOWAIT);
 	if (nopin_broken(EARLY_EXIT))
 		bio_nopin_exit(bio);
 }
@@ -503,63 +512,6 @@ bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
 	bio->bi_io_vec = to;
 	bio->bi_vcnt = 1;
 	return true;
-}
-
-/*
- * All of what lies across the border of two chunks, if its translations are
- * known. Those of huge mappings, of which one page each is entered as in
- * bio_nopin_enter_huge(), are one behind the other. Of others there are copies.
- */
-bool bio_nopin_across(struct bio *bio, struct nopin_chunk *chunk,
-		      unsigned long addr, size_t len)
-{
-	unsigned long border = (addr | (NOPIN_CACHE_SIZE - 1)) + 1;
-	struct nopin_chunk *next = nopin_mm_slot(current->mm, border);
-	size_t before = border - addr, behind = len - before;
-	struct nopin_range *range = chunk->range;
-	enum nopin_dir dir = bio_nopin_dir(bio);
-	struct nopin_extent ext, ext_next;
-	size_t nr = 1, nr_next = 1;
-	bool huge;
-
-	if (!next || next->range != range || behind > NOPIN_CACHE_SIZE)
-		return false;
-	huge = nopin_one_folio(&chunk->cache) && nopin_one_folio(&next->cache);
-	if (!huge) {
-		nr = bio_nopin_nr(addr, before);
-		nr_next = bio_nopin_nr(border, behind);
-		if (nr > NOPIN_BORDER || nr_next > NOPIN_BORDER)
-			return false;
-		/* Pairs with the smp_store_release() in nopin_cross() */
-		if (unlikely(!smp_load_acquire(&next->cache.crossed)))
-			nopin_cross(chunk, next);
-	}
-
-	if (!nopin_enter_cached(chunk, border - (nr << PAGE_SHIFT), nr, dir, &ext))
-		return false;
-	if (!nopin_enter_cached(next, border, nr_next, dir, &ext_next))
-		goto exit;
-	if (huge) {
-		if (unlikely(!nopin_one_folio(&chunk->cache) ||
-			     !nopin_one_folio(&next->cache)))
-			goto exit_next;
-		bio_nopin_point_huge(bio, chunk, addr, 2);
-	} else {
-		if (unlikely(nopin_whole(&chunk->cache) ||
-			     nopin_whole(&next->cache)))
-			goto exit_next;
-		bio_nopin_point(bio, &next->cache.border[NOPIN_BORDER - nr],
-				addr, nr + nr_next);
-	}
-	bio_nopin_set_extent(&bio->bi_nopin, range,
-			     border - (nr << PAGE_SHIFT),
-			     (nr + nr_next) << PAGE_SHIFT);
-	return true;
-exit_next:
-	bio_nopin_exit_extent(&ext_next, dir);
-exit:
-	bio_nopin_exit_extent(&ext, dir);
-	return false;
 }
 
 /**
@@ -588,15 +540,14 @@ int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
  * @bio: bio without pages, its operation (not REQ_OP_ZONE_APPEND) and device set
  * @iter: user memory; advanced over what was added
  * @iocb: the I/O
- * @flags: BIO_NOPIN_LATE_ACCESS if somebody touches the pages after the bio's
- *	end_io, or handles the end of the bio in other ways than this file
- *	expects; BIO_NOPIN_STARTED if some of the I/O is on its way, so that it
- *	cannot be tried again as a whole
+ * @flags: BIO_NOPIN_OTHER if the I/O is not prompt, whatever the device is: the
+ *	caller may hold the bio across anything; BIO_NOPIN_STARTED if some of
+ *	the I/O is on its way, so that it cannot be tried again as a whole
  *
  * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
  * pages are released by bio_release_pages() or bio_check_pages_dirty() in
- * either case; those calls must come from the bio's end_io, and the bio must
- * be submitted without anything in between that may sleep.
+ * either case. If the I/O is prompt, those calls must come from the bio's end_io,
+ * and the bio must be submitted without anything in between that may sleep.
  *
  * IOCB_NOWAIT neither waits for invalidations nor fails because of them: by the
  * time pages are needed, some callers can no longer report -EAGAIN, and a pin
@@ -619,12 +570,10 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 
 	if (!user_backed_iter(iter))
 		return bio_iov_iter_get_pages(bio, iter);
-	cause = bio_nopin_unfit(bio, iocb, flags);
-	if (!cause)
-		cause = bio_nopin_enter(bio, iter,
-					iocb->ki_flags & IOCB_NOWAIT,
-					(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
-					!(flags & BIO_NOPIN_STARTED));
+	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),
+				iocb->ki_flags & IOCB_NOWAIT,
+				(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
+				!(flags & BIO_NOPIN_STARTED));
 	if (cause < 0)
 		return cause;
 	if (cause) {
@@ -639,89 +588,14 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	return 0;
 }
 
-/* Are the places of these pages known? Maybe no longer in a moment */
-static bool bio_nopin_is_known(unsigned long addr, size_t len,
-			       enum nopin_dir dir)
-{
-	struct nopin_chunk *chunk = nopin_mm_slot(current->mm, addr);
-	unsigned int page = nopin_start(addr);
-	unsigned int end = page + bio_nopin_nr(addr, len);
-
-	if (!chunk || end > NOPIN_CHUNK_PAGES)
-		return false;
-	for (; page < end; page = nopin_next_word(page))
-		if (atomic64_read(nopin_word(chunk, page, dir)) &
-		    nopin_bytes(page, end) & (NOPIN_CLOSED | NOPIN_OLD))
-			return false;
-	return true;
-}
-
-static noinline ssize_t bio_nopin_probe_all(const struct iov_iter *iter,
-					    size_t len, struct bio_vec *vecs,
-					    unsigned short nr)
-{
-	struct iov_iter part = *iter;
-	struct bio bio;
-	int ret;
-
-	iov_iter_truncate(&part, len);
-	bio_init(&bio, NULL, vecs, nr, iov_iter_rw(iter) == WRITE ?
-					       REQ_OP_WRITE : REQ_OP_READ);
-	ret = bio_nopin_enter(&bio, &part, false, false);
-	if (!ret) {
-		bio_nopin_put(&bio);
-		nopin_window_end();
-		return bio.bi_iter.bi_size;
-	}
-	nopin_count_fallback(ret);
-	ret = bio_iov_iter_get_pages(&bio, &part);
-	if (ret)
-		return ret;
-	bio_release_pages(&bio, false);
-	return bio.bi_iter.bi_size;
-}
-
-/**
- * bio_nopin_probe - how much of user memory can a bio have?
- * @iter: the memory
- * @len: that much of it, in its first piece
- * @vecs: of no use afterwards
- * @nr: length of @vecs
- *
- * For those who want to know earlier than they can have a bio. Memory that can
- * only be pinned is pinned for a moment.
- *
- * Context: Process context of a task that uses the mm of @iter. May sleep.
- *
- * Return: number of bytes, or the error of pin_user_pages_fast().
- */
-ssize_t bio_nopin_probe(const struct iov_iter *iter, size_t len,
-			struct bio_vec *vecs, unsigned short nr)
-{
-	if (bio_nopin_is_known(untagged_addr((unsigned long)iter_iov_addr(iter)),
-			       len, iov_iter_rw(iter) == WRITE ?
-					    NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE))
-		return len;
-	return bio_nopin_probe_all(iter, len, vecs, nr);
-}
-
-/* Not when the submitter gets to it: somebody may be waiting for the pages */
-static void bio_nopin_map_endio(struct bio *bio)
-{
-	if (bio_nopin(bio))
-		bio_nopin_exit(bio);
-}
-
 /**
  * bio_nopin_map_user - add user pages to the bio of a passthrough request
  * @rq: the request
  * @bio: bio without pages, of the operation of @rq; not yet part of it
  * @iter: user memory, aligned as the queue wants it; advanced over what was added
  *
- * The pages are exited when the request ends, or by bio_release_pages() if it is
- * never issued. Until it is issued, its submitter may do this or that, such as
- * read metadata from user memory, and wait for somebody who waits for the pages.
- * That one loses patience and has them pinned, see nopin_invalidate().
+ * Such I/O is not prompt: its submitter may do this or that before it is issued,
+ * and it is the submitter who has bio_release_pages() called when it has ended.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep.
  *
@@ -737,17 +611,10 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	if (!static_branch_unlikely(&nopin_direct_io_key) ||
 	    !user_backed_iter(iter))
 		return false;
-	if (!(lim->features & BLK_FEAT_NOPIN) && !nopin_broken(DEVICE))
-		cause = NOPIN_FALLBACK_DEVICE;
-	else if ((rq->cmd_flags & REQ_POLLED) &&
-		 !nopin_mm_polls(current->mm, rq->q))
-		cause = NOPIN_FALLBACK_POLLED;
-	else
-		cause = bio_nopin_enter(bio, iter, false, false);
+	cause = bio_nopin_enter(bio, iter, false, false, false);
 	if (cause)
 		goto fallback;
 
-	nopin_window_end();
 	/* What does not fit into a request, others divide */
 	if (bio_split_rw_at(bio, lim, &segs,
 			    lim->max_hw_sectors << SECTOR_SHIFT)) {
@@ -758,7 +625,6 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 		goto fallback;
 	}
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
-	bio->bi_end_io = bio_nopin_map_endio;
 	bio_set_flag(bio, BIO_NOPIN);
 	count_vm_event(NOPIN_BIO);
 	return true;
@@ -769,31 +635,11 @@ fallback:
 }
 
 /**
- * bio_nopin_poll - complete what has been done of polled I/O
- * @q: queue that the caller has a reference of
- *
- * Context: Process context.
- */
-void bio_nopin_poll(struct request_queue *q)
-{
-	struct blk_mq_hw_ctx *hctx;
-	unsigned long i;
-
-	/* A frozen queue is polled as well, see bio_poll() */
-	if (!percpu_ref_tryget(&q->q_usage_counter))
-		return;
-	queue_for_each_hw_ctx(q, hctx, i)
-		if (hctx->type == HCTX_TYPE_POLL)
-			blk_mq_poll(q, i, NULL, BLK_POLL_ONESHOT);
-	blk_queue_exit(q);
-}
-
-/**
  * bio_nopin_exit - a bio no longer uses its user pages
  * @bio: bio with BIO_NOPIN set; cleared
  *
- * Context: Any. Must not be called from anything that may run in, or wait for,
- * a task that changes the mapping: that task may be waiting for this call.
+ * Context: Any. If the bio is prompt, not from anything that may run in, or wait
+ * for, a task that changes the mapping: that task may be waiting for this call.
  */
 void bio_nopin_exit(struct bio *bio)
 {

@@ -34,8 +34,6 @@ static inline bool bio_nopin_is_aligned(struct block_device *bdev,
 
 bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
 		    unsigned long addr, size_t len);
-bool bio_nopin_across(struct bio *bio, struct nopin_chunk *chunk,
-		      unsigned long addr, size_t len);
 #ifdef CONFIG_NOPIN_BREAK
 void bio_nopin_break(struct bio *bio, struct kiocb *iocb);
 #else
@@ -45,19 +43,6 @@ static inline void bio_nopin_break(struct bio *bio, struct kiocb *iocb) { }
 static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
 {
 	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
-}
-
-static __always_inline void
-bio_nopin_exit_extent(const struct nopin_extent *ext, enum nopin_dir dir)
-{
-	if (likely(ext->word & NOPIN_EXTENT_WORD))
-		nopin_exit_ones((atomic64_t *)(ext->word - NOPIN_EXTENT_WORD),
-				ext->ones);
-	else if (ext->word & NOPIN_EXTENT_WORDS)
-		nopin_exit_words((atomic64_t *)(ext->word - NOPIN_EXTENT_WORDS),
-				 ext->first, ext->nr);
-	else
-		nopin_exit(ext->range, ext->first, ext->nr, dir);
 }
 
 /* How many pages is that? */
@@ -74,7 +59,7 @@ static inline void bio_nopin_set_huge(struct bio_vec *to, struct nopin_chunk *ch
 		      offset_in_page(addr));
 }
 
-/* Those that a bio has in any case, if it does */
+/* The bio's inline vecs, or NULL */
 static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 {
 	if (bio->bi_max_vecs)
@@ -84,19 +69,18 @@ static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 							NULL;
 }
 
-/* What can be told without a look at the memory */
-static __always_inline enum nopin_fallback
-bio_nopin_unfit(struct bio *bio, struct kiocb *iocb, unsigned int flags)
+/*
+ * May an invalidation wait for the bio? Not if it is polled: then it ends when
+ * its submitter, who may be the one that waits, looks after it.
+ */
+static __always_inline bool bio_nopin_prompt(const struct bio *bio,
+					     struct kiocb *iocb,
+					     unsigned int flags)
 {
-	if (!bdev_nopin(bio->bi_bdev) && !nopin_broken(DEVICE))
-		return NOPIN_FALLBACK_DEVICE;
-	/* Who polls may be who waits, and then somebody else has to */
-	if ((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb) &&
-	    !nopin_mm_polls(current->mm, bdev_get_queue(bio->bi_bdev)))
-		return NOPIN_FALLBACK_POLLED;
-	if ((flags & BIO_NOPIN_LATE_ACCESS) && !nopin_broken(FS))
-		return NOPIN_FALLBACK_FS;
-	return NOPIN_FALLBACK_NONE;
+	if (nopin_broken(PROMPT))
+		return true;
+	return !(flags & BIO_NOPIN_OTHER) && bdev_prompt(bio->bi_bdev) &&
+	       !((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb));
 }
 
 /* The pages have been entered */
@@ -118,14 +102,13 @@ static __always_inline void bio_nopin_point(struct bio *bio,
 	bio_set_flag(bio, BIO_CLONED);
 }
 
-/* The same for pages of that many huge mappings */
+/* The same for pages of a huge mapping */
 static __always_inline void bio_nopin_point_huge(struct bio *bio,
 						 struct nopin_chunk *chunk,
-						 unsigned long addr,
-						 unsigned int nr)
+						 unsigned long addr)
 {
 	bio->bi_io_vec = chunk->cache.huge;
-	bio->bi_vcnt = nr;
+	bio->bi_vcnt = 1;
 	bio->bi_iter.bi_bvec_done = addr % NOPIN_CACHE_SIZE;
 	bio_set_flag(bio, BIO_CLONED);
 }
@@ -144,79 +127,58 @@ static __always_inline void bio_nopin_all(struct bio *bio,
 	bio_nopin_done(bio, iocb);
 }
 
-/*
- * bio_nopin_get_known(), for those who ask all the time. One page of a folio
- * does for all of them, see bio_nopin_enter_huge().
- */
+/* bio_nopin_get_known(), inline */
 static __always_inline int bio_nopin_known(struct bio *bio,
 					   struct iov_iter *iter,
 					   struct kiocb *iocb)
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
-	bool many = offset_in_page(addr) + iter->count > PAGE_SIZE;
+	size_t nr = bio_nopin_nr(addr, iter->count);
 	struct nopin_chunk *chunk;
+	bool prompt;
 
-	if (!iter_is_ubuf(iter) || unlikely(bio_nopin_unfit(bio, iocb, 0)))
+	if (!iter_is_ubuf(iter))
 		return -EAGAIN;
-	/* Nobody would free the bio's own bio_vecs */
+	/* Replacing bi_io_vec would leak an allocated array */
 	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
 		return -EAGAIN;
 
 	addr = untagged_addr(addr);
-	nopin_window_begin();
-	chunk = nopin_mm_slot(current->mm, addr);
-	if (unlikely(!chunk))
+	if (unlikely(nopin_start(addr) + nr > NOPIN_CHUNK_PAGES))
+		return -EAGAIN;
+	prompt = bio_nopin_prompt(bio, iocb, 0);
+	if (prompt)
+		nopin_window_begin();
+	/* Until the pages are entered */
+	rcu_read_lock();
+	chunk = nopin_mm_chunk(current->mm, addr);
+	if (unlikely(!chunk ||
+		     !nopin_enter_cached(chunk, addr, nr, bio_nopin_dir(bio),
+					 prompt, &bio->bi_nopin)))
 		goto fail;
-	if (!many) {
-		if (unlikely(!nopin_enter_cached(chunk, addr, 1,
-						 bio_nopin_dir(bio),
-						 &bio->bi_nopin)))
-			goto fail;
-		if (unlikely(nopin_whole(&chunk->cache))) {
-			struct bio_vec *to = bio_nopin_inline_vecs(bio);
+	rcu_read_unlock();
 
-			/* The block layer likes those best that are not too long */
-			if (unlikely(!to))
-				goto exit;
+	if (nopin_whole(&chunk->cache)) {
+		struct bio_vec *to = bio_nopin_inline_vecs(bio);
+
+		/* The block layer likes those best that are within a page */
+		if (nr == 1 && to) {
 			bio_nopin_set_huge(to, chunk, addr, iter->count);
 			bio->bi_io_vec = to;
 			bio->bi_vcnt = 1;
 		} else {
-			bio_nopin_point(bio, &chunk->cache.bvec[nopin_start(addr)],
-					addr, 1);
+			bio_nopin_point_huge(bio, chunk, addr);
 		}
-	} else if (unlikely(addr % NOPIN_CACHE_SIZE + iter->count >
-			    NOPIN_CACHE_SIZE)) {
-		if (!bio_nopin_across(bio, chunk, addr, iter->count))
-			goto fail;
-	} else if (nopin_one_folio(&chunk->cache)) {
-		if (unlikely(!nopin_enter_cached(chunk, addr, 1,
-						 bio_nopin_dir(bio),
-						 &bio->bi_nopin)))
-			goto fail;
-		if (unlikely(!nopin_one_folio(&chunk->cache)))
-			goto exit;
-		bio_nopin_point_huge(bio, chunk, addr, 1);
-	} else {
-		size_t nr = bio_nopin_nr(addr, iter->count);
-
-		if (unlikely(!nopin_enter_cached(chunk, addr, nr,
-						 bio_nopin_dir(bio),
-						 &bio->bi_nopin)))
-			goto fail;
-		if (unlikely(nopin_whole(&chunk->cache)))
-			bio_nopin_point_huge(bio, chunk, addr, 1);
-		else if (nr <= NOPIN_PAGES_PER_WORD ||
-			 !nopin_followed(&chunk->cache, nopin_start(addr)) ||
-			 !bio_nopin_join(bio, chunk, addr, iter->count))
-			bio_nopin_point(bio, &chunk->cache.bvec[nopin_start(addr)],
-					addr, nr);
+	} else if (nr <= NOPIN_PAGES_PER_WORD ||
+		   !nopin_followed(&chunk->cache, nopin_start(addr)) ||
+		   !bio_nopin_join(bio, chunk, addr, iter->count)) {
+		bio_nopin_point(bio, &chunk->cache.bvec[nopin_start(addr)],
+				addr, nr);
 	}
 	bio_nopin_all(bio, iter, iocb);
 	return 0;
-exit:
-	bio_nopin_exit_extent(&bio->bi_nopin, bio_nopin_dir(bio));
 fail:
+	rcu_read_unlock();
 	nopin_window_end();
 	return -EAGAIN;
 }

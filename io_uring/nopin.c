@@ -60,35 +60,54 @@ void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags)
 			READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_NOPIN;
 }
 
+/* Is all of that memory mapped? Whether pages are there does not matter */
+static int io_nopin_mapped(struct mm_struct *mm, unsigned long start,
+			   unsigned long end)
+{
+	VMA_ITERATOR(vmi, mm, start);
+	struct vm_area_struct *vma;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for_each_vma_range(vmi, vma, end) {
+		if (vma->vm_start > start)
+			break;
+		start = vma->vm_end;
+	}
+	mmap_read_unlock(mm);
+	return start < end ? -EFAULT : 0;
+}
+
 /**
  * io_nopin_register - register a buffer of the current task
  * @iov: address and length, checked by io_buffer_validate(), not empty
  * @pimu: set to the buffer
  *
- * Takes the same time whatever the length: no page is looked at. That there is
- * something to be found at the address is asked for so that programs learn of
+ * Takes about the same time whatever the length: no page is looked at. That all
+ * of it is mapped is asked for, as with pinned buffers, so that programs learn of
  * their mistakes early.
  *
  * Context: Process context, may sleep.
  *
- * Return: 0; -EFAULT if nothing at all is mapped there or the memory is not
- * user memory; -ENOMEM; -EINTR on a fatal signal.
+ * Return: 0; -EFAULT if some of it is not mapped or the memory is not user
+ * memory; -ENOMEM; -EINTR on a fatal signal.
  */
 int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
 {
 	unsigned long start = untagged_addr((unsigned long)iov->iov_base);
 	struct mm_struct *mm = current->mm;
 	struct io_mapped_ubuf *imu;
-	bool mapped;
+	int ret;
 
 	if (!access_ok(iov->iov_base, iov->iov_len))
 		return -EFAULT;
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
-	mapped = find_vma_intersection(mm, start, start + iov->iov_len);
-	mmap_read_unlock(mm);
-	if (!mapped)
-		return -EFAULT;
+	ret = io_nopin_mapped(mm, start, start + iov->iov_len);
+	if (ret)
+		return ret;
+	/* The program has asked for it, so none of its I/O is pinned at first */
+	ret = nopin_mm_create(mm);
+	if (ret)
+		return ret;
 
 	imu = kzalloc(struct_size(imu, bvec, 0), GFP_KERNEL_ACCOUNT);
 	if (!imu)

@@ -68,7 +68,7 @@ static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 {
 	if (static_branch_unlikely(&nopin_direct_io_key) ||
 	    unlikely(!bio->bi_max_vecs)) {
-		if (!(flags & BIO_NOPIN_LATE_ACCESS) &&
+		if (!(flags & BIO_NOPIN_OTHER) &&
 		    likely(!bio_nopin_get_known(bio, iter, iocb)))
 			return 0;
 		return bio_nopin_get_pages(bio, iter, iocb, flags);

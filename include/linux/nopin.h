@@ -16,7 +16,6 @@ struct bio_vec;
 struct iov_iter;
 struct kiocb;
 struct request;
-struct request_queue;
 
 /**
  * enum nopin_dir - which way a device moves data
@@ -36,15 +35,12 @@ enum nopin_dir {
 /**
  * enum nopin_fallback - why a bio was pinned after all
  * @NOPIN_FALLBACK_NONE: it was not
- * @NOPIN_FALLBACK_POLLED: polled I/O, to more queues than a process can have
- *	polled on its behalf, or to one that cannot be
- * @NOPIN_FALLBACK_DEVICE: the device does not have BLK_FEAT_NOPIN
- * @NOPIN_FALLBACK_FS: the file system handles the end of the bio itself
+ * @NOPIN_FALLBACK_FIRST: one of the first I/Os of a process, see nopin_mm_ready()
  * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
  * @NOPIN_FALLBACK_INVALID: not mapped, or not with the access needed
  * @NOPIN_FALLBACK_SPECIAL: memory that only pinning can judge
- * @NOPIN_FALLBACK_BUSY: too many bios use one page, or earlier ones take so
- *	long that the page had to be pinned for them
+ * @NOPIN_FALLBACK_BUSY: too many bios use one page, or it was pinned on behalf
+ *	of earlier ones that have not ended
  * @NOPIN_FALLBACK_EXTENTS: more pieces of memory than there was room for
  * @NOPIN_FALLBACK_NOWAIT: IOCB_NOWAIT, and the mapping is being changed
  * @NOPIN_FALLBACK_RACE: the mapping changed again and again
@@ -52,9 +48,7 @@ enum nopin_dir {
  */
 enum nopin_fallback {
 	NOPIN_FALLBACK_NONE,
-	NOPIN_FALLBACK_POLLED,
-	NOPIN_FALLBACK_DEVICE,
-	NOPIN_FALLBACK_FS,
+	NOPIN_FALLBACK_FIRST,
 	NOPIN_FALLBACK_NOMEM,
 	NOPIN_FALLBACK_INVALID,
 	NOPIN_FALLBACK_SPECIAL,
@@ -83,8 +77,12 @@ enum nopin_io_uring {
 #define NOPIN_CACHE_SIZE	(512UL << PAGE_SHIFT)
 
 /* How bio_iov_iter_get_pages_nopin() is called */
-#define BIO_NOPIN_LATE_ACCESS	1	/* pages are touched after the bio's end */
+#define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
 #define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
+
+/* How nopin_open() is called */
+#define NOPIN_OPEN_NOWAIT	1	/* do not wait for an invalidation to end */
+#define NOPIN_OPEN_OTHER	2	/* for I/O that is not prompt */
 
 #ifdef CONFIG_NOPIN
 
@@ -97,23 +95,34 @@ size_t nopin_len(const struct nopin_range *range, unsigned long addr);
 static inline void nopin_mm_init(struct mm_struct *mm)
 {
 	mm->nopin = NULL;
+	atomic_set(&mm->nopin_first, 0);
 }
 
 void nopin_mm_exit(struct mm_struct *mm);
-struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr);
+bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr);
+void nopin_mm_want(struct mm_struct *mm, unsigned long addr);
+int nopin_mm_create(struct mm_struct *mm);
 struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
+bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
+		   unsigned long end);
 
 int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir);
+int nopin_enter_other(struct nopin_range *range, unsigned int first,
+		      unsigned int nr, enum nopin_dir dir);
+void nopin_exit_other(struct nopin_range *range, unsigned int first,
+		      unsigned int nr, enum nopin_dir dir);
 int nopin_open(struct nopin_range *range, unsigned int first,
-	       unsigned int nr, enum nopin_dir dir, bool nowait);
-int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
-	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
-	       bool *huge);
-int nopin_check(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir);
+	       unsigned int nr, enum nopin_dir dir, unsigned int flags);
+int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
+		enum nopin_dir dir);
+bool nopin_present(struct mm_struct *mm, unsigned long addr);
+int nopin_translate(struct nopin_range *range, unsigned int first,
+		    unsigned int nr, unsigned long addr, size_t len,
+		    enum nopin_dir dir, struct bio_vec *bvec,
+		    unsigned short *vcnt, bool *huge);
 const struct bio_vec *nopin_cached(struct nopin_range *range,
 				   unsigned int first, unsigned int nr,
 				   enum nopin_dir dir);
@@ -122,7 +131,6 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 		 size_t skip, bool huge);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
-bool nopin_mm_add_polled(struct mm_struct *mm, struct request_queue *q);
 void nopin_count_fallback(enum nopin_fallback cause);
 
 #ifdef CONFIG_LOCKDEP
@@ -138,18 +146,21 @@ int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb);
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
-ssize_t bio_nopin_probe(const struct iov_iter *iter, size_t len,
-			struct bio_vec *vecs, unsigned short nr);
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
-void bio_nopin_poll(struct request_queue *q);
 
 #else /* !CONFIG_NOPIN */
 
 static inline void nopin_mm_init(struct mm_struct *mm) { }
 static inline void nopin_mm_exit(struct mm_struct *mm) { }
 static inline void nopin_window_end(void) { }
+static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
+				 unsigned long end)
+{
+	return false;
+}
+
 static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 				      struct iov_iter *iter)
 {

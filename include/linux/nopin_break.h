@@ -18,9 +18,11 @@ enum nopin_break_rule {
 	NOPIN_BREAK_FLUSH,	/* write back the file between enter and submit */
 	NOPIN_BREAK_BLOCK,	/* wait for invalidations between the two */
 	NOPIN_BREAK_MEMALLOC,	/* wait in PF_MEMALLOC context */
-	NOPIN_BREAK_POLLED,	/* wait for polled bios without polling */
-	NOPIN_BREAK_DEVICE,	/* serve devices without BLK_FEAT_NOPIN */
-	NOPIN_BREAK_FS,		/* serve file systems with their own end_io */
+	NOPIN_BREAK_OTHER,	/* wait for I/O that is not prompt */
+	NOPIN_BREAK_PROMPT,	/* take all I/O for prompt */
+	NOPIN_BREAK_BUYS,	/* wait where it buys nothing */
+	NOPIN_BREAK_BUDGET,	/* do not charge tasks for their waits */
+	NOPIN_BREAK_UNLOCKED,	/* look for pages to pin without the lock */
 	NOPIN_BREAK_DIRTY,	/* take clean PTEs for reads */
 	NOPIN_BREAK_IRQS,	/* walk with interrupts on */
 	NOPIN_BREAK_SPECIAL,	/* do not look for secretmem and the like */

@@ -10,14 +10,10 @@ struct nopin_range;
  * struct nopin_extent - pages that a bio has entered
  * @range: the range the pages belong to
  * @many: array of extents, where one is not enough
- * @word: address of the state of the pages, where all of them have the same
- *	  (NOPIN_EXTENT_WORD), or of the first one of several in a chunk
- *	  (NOPIN_EXTENT_WORDS)
- * @first: index of the first page within @range, or within the first word; with
- *	   @many, its capacity
+ * @first: index of the first page within @range; with @many, its capacity
  * @nr: number of pages; with @many, the number of extents
+ * @other: the I/O is not prompt
  * @is_array: @many is valid, not @range
- * @ones: what was added to the state, where there is one
  *
  * Embedded in struct bio and kept small for that.
  */
@@ -25,21 +21,11 @@ struct nopin_extent {
 	union {
 		struct nopin_range	*range;
 		struct nopin_extent	*many;
-		unsigned long		word;
 	};
-	union {
-		struct {
-			unsigned int	first;
-			unsigned int	nr : 31;
-			unsigned int	is_array : 1;
-		};
-		u64			ones;
-	};
+	unsigned int	first;
+	unsigned int	nr : 30;
+	unsigned int	other : 1;
+	unsigned int	is_array : 1;
 };
-
-/* Added to the address, which is a multiple of more */
-#define NOPIN_EXTENT_WORD	1UL
-#define NOPIN_EXTENT_WORDS	2UL
-#define NOPIN_EXTENT_MASK	3UL
 
 #endif /* _LINUX_NOPIN_TYPES_H */

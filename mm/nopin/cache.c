@@ -29,14 +29,9 @@
  * such a mapping be split and then part of it change, the one is turned into
  * one per page.
  *
- * If these are of one folio, I/O enters but one page of those that it uses,
- * because that keeps the others where they are as well: whatever changes the
- * mapping of any of them changes the PMD, or splits it first, which is an
- * invalidation of all of them; and if the I/O takes too long the folio is pinned.
- *
  * The memory for those, 0.4 % of the memory they are about, is given back when
- * none of them is valid any more, when they have not been used for a while, and
- * to a shrinker if reclaim has found all of the pages old.
+ * none of them is valid any more. Chunks that have not been used for a while are
+ * freed as a whole, and so are those of which reclaim has found all pages old.
  */
 
 #include <linux/atomic.h>
@@ -56,12 +51,12 @@
 
 #include "nopin.h"
 
-/* Chunks with an array of translations */
+/* All chunks */
 static struct list_lru nopin_lru;
 
 /*
- * Translations that nobody has used for once or twice as long go. Each time,
- * what is in use has to be found valid once more, hence not often.
+ * Chunks that nobody has used for once or twice as long go. Each time, what is in
+ * use has to be found valid once more, hence not often.
  */
 #define NOPIN_IDLE	(300 * HZ)
 static void nopin_idle(struct work_struct *work);
@@ -186,85 +181,26 @@ static void nopin_set_next(struct nopin_cache *cache, unsigned int page,
 	    ((page + 1 >= start && page + 1 < end) ||
 	     nopin_page_valid(cache, page + 1)) &&
 	    bv[1].bv_page == bv->bv_page + 1 &&
+	    zone_device_pages_have_same_pgmap(bv->bv_page, bv[1].bv_page) &&
 	    nopin_mergeable(bv, bv[1].bv_page))
 		WRITE_ONCE(*word, *word | bit);
 	else
 		WRITE_ONCE(*word, *word & ~bit);
 }
 
-/* The chunk whose pages are behind those of that one, if it has been used */
-static struct nopin_chunk *nopin_chunk_behind(struct nopin_chunk *chunk)
-{
-	struct nopin_range *range = chunk->range;
-	unsigned int i = chunk->index + 1 - (range->start >> NOPIN_CHUNK_SHIFT);
-
-	if (i == nopin_nr_chunks(range))
-		return NULL;
-	return nopin_chunk(range, i * NOPIN_CHUNK_PAGES);
-}
-
-/* A page that is not valid is going to be found there */
-static void nopin_set_bvec(struct nopin_chunk *chunk, unsigned int page,
-			   struct page *p)
-{
-	unsigned int tail = NOPIN_CHUNK_PAGES - NOPIN_BORDER;
-	struct nopin_cache *cache = &chunk->cache;
-	struct nopin_chunk *behind;
-
-	bvec_set_page(&cache->bvec[page], p, PAGE_SIZE, 0);
-	if (page < NOPIN_BORDER && cache->crossed)
-		cache->border[NOPIN_BORDER + page] = cache->bvec[page];
-	if (page < tail)
-		return;
-	behind = nopin_chunk_behind(chunk);
-	if (behind && behind->cache.crossed)
-		behind->cache.border[page - tail] = cache->bvec[page];
-}
-
-/**
- * nopin_cross - from now on there is I/O across the border of two chunks
- * @front: one of them
- * @behind: the one whose pages are behind those of @front
- *
- * A bio cannot point to translations of both: their arrays are not side by side.
- * So those next to the border are copied to &nopin_cache.border of @behind, now and
- * whenever they are found anew.
- *
- * Context: Process context, does not sleep.
- */
-void nopin_cross(struct nopin_chunk *front, struct nopin_chunk *behind)
-{
-	unsigned int tail = NOPIN_CHUNK_PAGES - NOPIN_BORDER;
-	struct nopin_cache *cache = &behind->cache;
-
-	spin_lock(&behind->range->lock);
-	if (cache->crossed)
-		goto unlock;	/* bios may be using them */
-	if (front->cache.bvec)
-		memcpy(cache->border, front->cache.bvec + tail,
-		       NOPIN_BORDER * sizeof(*cache->border));
-	if (cache->bvec)
-		memcpy(cache->border + NOPIN_BORDER, cache->bvec,
-		       NOPIN_BORDER * sizeof(*cache->border));
-	/* Pairs with the smp_load_acquire() in bio_nopin_across() */
-	smp_store_release(&cache->crossed, true);
-unlock:
-	spin_unlock(&behind->range->lock);
-}
-
 /* From one bio_vec for all to one for each page */
-static void nopin_break_up(struct nopin_chunk *chunk)
+static void nopin_break_up(struct nopin_cache *cache)
 {
-	struct nopin_cache *cache = &chunk->cache;
 	unsigned int page;
 
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		if (nopin_page_valid(cache, page))
-			nopin_set_bvec(chunk, page, cache->huge->bv_page + page);
+			bvec_set_page(&cache->bvec[page],
+				      cache->huge->bv_page + page, PAGE_SIZE, 0);
 	for (page = 0; page < NOPIN_CHUNK_PAGES; page++)
 		nopin_set_next(cache, page, 0, 0);
 	/* Pairs with the smp_load_acquire() in nopin_bvec() */
-	smp_store_release(&cache->whole, NOPIN_WHOLE_NOT);
+	smp_store_release(&cache->whole, false);
 }
 
 /**
@@ -325,27 +261,20 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 	if (!huge && !cache->bvec && array) {
 		WRITE_ONCE(cache->bvec, array);
 		array = NULL;
-		list_lru_add_obj(&nopin_lru, &cache->lru);
-		schedule_delayed_work(&nopin_idle_work, NOPIN_IDLE);
 	}
 
-	/* Who has entered a page and uses a bio_vec has set a bit */
+	/* No valid bit: no bio uses our bio_vecs, so the layout may change */
 	if (!nopin_any_valid(cache)) {
-		enum nopin_whole whole = NOPIN_WHOLE_NOT;
-
 		if (huge) {
 			cache->huge = &range->huge[first / NOPIN_CHUNK_PAGES];
 			bvec_set_page(cache->huge, head,
 				      NOPIN_CHUNK_PAGES * PAGE_SIZE, 0);
-			/* Those of fs-DAX are folios each for itself */
-			whole = folio_nr_pages(page_folio(head)) <
-				NOPIN_CHUNK_PAGES ? NOPIN_WHOLE : NOPIN_WHOLE_FOLIO;
 		}
-		WRITE_ONCE(cache->whole, whole);
+		WRITE_ONCE(cache->whole, huge);
 	}
 	if (cache->whole && (!huge || cache->huge->bv_page != head) &&
 	    cache->bvec)
-		nopin_break_up(chunk);
+		nopin_break_up(cache);
 
 	if (cache->whole) {
 		if (!huge || cache->huge->bv_page != head)
@@ -359,7 +288,7 @@ void nopin_learn(struct nopin_range *range, unsigned int first,
 			struct page *p = bv->bv_page + (in_page >> PAGE_SHIFT);
 
 			if (!nopin_page_valid(cache, page))
-				nopin_set_bvec(chunk, page, p);
+				bvec_set_page(&cache->bvec[page], p, PAGE_SIZE, 0);
 			in_page = round_down(in_page, PAGE_SIZE) + PAGE_SIZE;
 			if (in_page >= bv->bv_offset + bv->bv_len &&
 			    page + 1 < end) {
@@ -398,7 +327,8 @@ unlock:
 
 /*
  * The next chunk of pages from *@page to @end, *@page moved behind them: its
- * pages from *@start to *@stop. NULL if there is none.
+ * pages from *@start to *@stop. NULL if there is none. With the range lock held,
+ * or within rcu_read_lock().
  */
 static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 				       unsigned int *page, unsigned int end,
@@ -432,10 +362,11 @@ void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
 {
 	struct nopin_cache *cache = &chunk->cache;
 
+	if (!(cache->valid[dir][i] & mask))
+		return;
 	WRITE_ONCE(cache->valid[dir][i], cache->valid[dir][i] & ~mask);
 	if (cache->bvec && !nopin_any_valid(cache)) {
 		/* and so nobody uses it */
-		list_lru_del_obj(&nopin_lru, &cache->lru);
 		kfree(cache->bvec);
 		WRITE_ONCE(cache->bvec, NULL);
 	}
@@ -447,6 +378,7 @@ void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
  * @first: index of the first page in @range
  * @end: index behind the last page
  * @dirs: number of directions, from the first one
+ * @unmapped: there will be nothing in place of the pages
  *
  * Those of pages that are pinned stay for the bios that point to them. They are
  * of no use to others, who do not get to enter such pages.
@@ -455,13 +387,14 @@ void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
  * unless they are pinned, and an invalidation keeps them closed.
  */
 void nopin_forget(struct nopin_range *range, unsigned int first,
-		  unsigned int end, unsigned int dirs)
+		  unsigned int end, unsigned int dirs, bool unmapped)
 {
 	unsigned int start, stop, page, dir;
 	struct nopin_chunk *chunk;
 
 	if (nopin_broken(STALE))
 		return;
+	spin_lock(&range->lock);
 	while ((chunk = nopin_piece(range, &first, end, &start, &stop))) {
 		for (dir = 0; dir < dirs; dir++) {
 			page = start;
@@ -469,24 +402,15 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 				unsigned int i = page / NOPIN_BITS_PER_WORD;
 				u64 mask = nopin_bits(&page, stop);
 
-				/*
-				 * Bits of these pages are not set by others: it
-				 * would take to enter them. Those of their
-				 * neighbours are. But as long as there is an
-				 * array, nopin_free_idle() may have taken them
-				 * away for a moment, with the lock held. Bits
-				 * before array: it does not, if there is none.
-				 */
-				if (!(smp_load_acquire(&chunk->cache.valid[dir][i]) & mask) &&
-				    !READ_ONCE(chunk->cache.bvec))
-					continue;
-				spin_lock(&range->lock);
 				nopin_forget_bits(chunk, dir, i,
 						  mask & ~chunk->pinned[dir][i]);
-				spin_unlock(&range->lock);
 			}
 		}
+		if (unmapped && stop - start == NOPIN_CHUNK_PAGES &&
+		    nopin_chunk_free(chunk))
+			nopin_cache_drop(chunk);
 	}
+	spin_unlock(&range->lock);
 }
 
 /**
@@ -514,6 +438,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	page = nopin_index(range, max(start, range->start));
 	behind = nopin_index(range, min(end - 1,
 					notifier->interval_tree.last)) + 1;
+	rcu_read_lock();
 	while ((chunk = nopin_piece(range, &page, behind, &from, &stop))) {
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 			for (p = from; p < stop; p = nopin_next_word(p)) {
@@ -527,6 +452,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 			}
 		}
 	}
+	rcu_read_unlock();
 	return young;
 }
 
@@ -546,6 +472,7 @@ unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
 	unsigned int nr = 0, page, stop;
 	struct nopin_chunk *chunk;
 
+	rcu_read_lock();
 	while ((chunk = nopin_piece(range, &first, end, &page, &stop))) {
 		while (page < stop) {
 			unsigned int i = page / NOPIN_BITS_PER_WORD;
@@ -556,6 +483,7 @@ unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
 				 READ_ONCE(chunk->cache.valid[NOPIN_TO_DEVICE][i])));
 		}
 	}
+	rcu_read_unlock();
 	return nr;
 }
 
@@ -599,53 +527,6 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 	return used;
 }
 
-/*
- * Free the array unless a bio may be using it. Who enters a page and then sees
- * that it is valid, uses it; so make all of them invalid, and then see whether
- * any page has been entered. Of the two who do one thing and look at the other,
- * at least one sees what the other has done.
- */
-static bool nopin_free_idle(struct nopin_chunk *chunk)
-{
-	u64 valid[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
-	struct nopin_cache *cache = &chunk->cache;
-	bool idle = true;
-	unsigned int dir, i;
-
-	BUILD_BUG_ON(sizeof(valid) != sizeof(cache->valid));
-	if (cache->whole)
-		goto unused;
-	memcpy(valid, cache->valid, sizeof(valid));
-	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
-		for (i = 0; i < NOPIN_CHUNK_BITMAP; i++)
-			WRITE_ONCE(cache->valid[dir][i], 0);
-
-	/*
-	 * A full barrier, as the one in nopin_enter_word(), which it pairs
-	 * with. Who gets in by nopin_enter_known() is stopped by the bit, or
-	 * seen in the count.
-	 */
-	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
-		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
-			if (atomic64_fetch_or(NOPIN_OLD, &chunk->word[dir][i]) &
-			    NOPIN_COUNTS)
-				idle = false;
-
-	if (!idle && !nopin_broken(SHRINK)) {
-		/* They are right all the same: nobody else changes anything */
-		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
-			for (i = 0; i < NOPIN_CHUNK_BITMAP; i++)
-				/* As in nopin_learn() */
-				smp_store_release(&cache->valid[dir][i],
-						  valid[dir][i]);
-		return false;
-	}
-unused:
-	kfree(cache->bvec);
-	WRITE_ONCE(cache->bvec, NULL);
-	return true;
-}
-
 /* One of the turns that all chunks have, some at a time */
 struct nopin_round {
 	unsigned int	nr;	/* which one */
@@ -659,7 +540,7 @@ static enum lru_status nopin_isolate(struct list_head *item,
 {
 	struct nopin_chunk *chunk = container_of(item, struct nopin_chunk,
 						 cache.lru);
-	/* Not destroyed before it is off the list */
+	/* Neither is freed before the chunk is off the list */
 	struct nopin_range *range = chunk->range;
 	struct nopin_round *round = arg;
 	enum lru_status ret = LRU_ROTATE;
@@ -675,7 +556,7 @@ static enum lru_status nopin_isolate(struct list_head *item,
 		round->left--;
 	}
 	/* The shrinker leaves it to the rest of reclaim to age pages */
-	if (!nopin_used(chunk, round) && nopin_free_idle(chunk)) {
+	if (!nopin_used(chunk, round) && nopin_chunk_free(chunk)) {
 		list_lru_isolate(list, item);
 		ret = LRU_REMOVED;
 	}
@@ -696,14 +577,14 @@ static unsigned long nopin_shrink_scan(struct shrinker *shrinker,
 }
 
 /**
- * nopin_cache_age - take back the memory for translations nobody uses
+ * nopin_cache_age - take back the memory of chunks that nobody uses
  *
- * All chunks have a turn: those that have not been used since their last one
- * lose their translations.
+ * All chunks have a turn: those that have not been used since their last one are
+ * freed.
  *
  * Context: Process context, may sleep. One at a time.
  *
- * Return: the number of chunks that have lost them.
+ * Return: the number of chunks that were.
  */
 unsigned long nopin_cache_age(void)
 {
@@ -747,12 +628,22 @@ struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab)
 }
 
 /**
- * nopin_cache_drop - a chunk gets no more translations
- * @chunk: chunk of an mm that nobody uses
+ * nopin_cache_add - a chunk is to have its turns in nopin_cache_age()
+ * @chunk: chunk that nopin_cache_alloc() has returned
  *
- * Those that it has stay, as there may be I/O on pages that have been pinned.
+ * Context: Process context, with &nopin_range.lock held.
+ */
+void nopin_cache_add(struct nopin_chunk *chunk)
+{
+	list_lru_add_obj(&nopin_lru, &chunk->cache.lru);
+	schedule_delayed_work(&nopin_idle_work, NOPIN_IDLE);
+}
+
+/**
+ * nopin_cache_drop - the opposite of nopin_cache_add()
+ * @chunk: chunk that is going to be freed
  *
- * Context: Process context.
+ * Context: Process context, with &nopin_range.lock held.
  */
 void nopin_cache_drop(struct nopin_chunk *chunk)
 {
@@ -760,17 +651,24 @@ void nopin_cache_drop(struct nopin_chunk *chunk)
 }
 
 /* Before the first I/O */
-void __init nopin_cache_init(void)
+int __init nopin_cache_init(void)
 {
 	struct shrinker *shrinker;
+	int ret;
 
 	shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE | SHRINKER_MEMCG_AWARE,
 				  "nopin");
-	if (!shrinker || list_lru_init_memcg(&nopin_lru, shrinker))
-		panic("nopin: no memory at boot\n");
+	if (!shrinker)
+		return -ENOMEM;
+	ret = list_lru_init_memcg(&nopin_lru, shrinker);
+	if (ret) {
+		shrinker_free(shrinker);
+		return ret;
+	}
 	shrinker->count_objects = nopin_shrink_count;
 	shrinker->scan_objects = nopin_shrink_scan;
-	/* An array takes two pages, and a few page table walks to be filled */
+	/* A chunk takes 2 to 14 KiB, and a few page table walks to be filled */
 	shrinker->batch = 32;
 	shrinker_register(shrinker);
+	return 0;
 }

@@ -2,70 +2,149 @@
 /*
  * The ranges of an mm that direct I/O uses, found by address.
  *
- * The address space is divided into aligned pieces of 1 GiB; a range is
- * created on the first direct I/O to or from its piece and lives as long as
+ * The address space is divided into aligned pieces of 1 GiB; a range is created
+ * on the first direct I/O to or from memory in its piece and lives as long as
  * the mm. The child of a fork starts with none.
+ *
+ * The first I/Os of a process are pinned. To register a notifier takes the locks
+ * of all mappings, which costs about as much as pinning one I/O per mapping, so
+ * it has to pay. It is done in task work, where the task holds no locks.
  */
 
-#include <linux/blkdev.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
 #include <linux/nopin_break.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/task_work.h>
 
 #include "nopin.h"
 
+unsigned int nopin_first_ios = 64;
+
 /**
- * nopin_mm_find - find the range of an address
+ * nopin_mm_create - have direct I/O of an mm do without pins
  * @mm: mm that the caller uses (mm_users)
- * @addr: user address
  *
- * Context: Any that can use the mm. Does not sleep.
+ * Context: Process context, may sleep; takes the mmap_lock for writing unless
+ * this was called before.
  *
- * Return: the range, valid while the mm is in use, or NULL if it has to be
- * created.
+ * Return: 0, -ENOMEM, or -EINTR on a signal.
  */
-struct nopin_range *nopin_mm_find(struct mm_struct *mm, unsigned long addr)
+int nopin_mm_create(struct mm_struct *mm)
 {
-	struct nopin_chunk *chunk = nopin_mm_slot(mm, addr);
-	struct nopin_range *range;
 	struct nopin_mm *nm;
+	int ret;
 
-	if (likely(chunk))
-		return chunk->range;
-	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
-	nm = smp_load_acquire(&mm->nopin);
-	if (!nm)
-		return NULL;
-	range = xa_load(&nm->ranges, addr >> NOPIN_MM_SHIFT);
-	if (!range)
-		return NULL;
-	chunk = nopin_chunk(range, nopin_index(range, addr));
-	if (chunk) {
-		/* Pairs with the smp_load_acquire() in nopin_mm_slot() */
-		smp_store_release(&nm->slot[chunk->index % NOPIN_MM_SLOTS],
-				  chunk);
-	}
-	return range;
-}
-
-static struct nopin_mm *nopin_mm_create(struct mm_struct *mm)
-{
-	struct nopin_mm *nm, *old;
-
+	if (READ_ONCE(mm->nopin))
+		return 0;
+	/* What mmu_interval_notifier_insert() would do */
+	ret = mmu_notifier_register(NULL, mm);
+	if (ret)
+		return ret;
 	nm = kzalloc(sizeof(*nm), GFP_KERNEL_ACCOUNT);
 	if (!nm)
-		return NULL;
+		return -ENOMEM;
 	xa_init(&nm->ranges);
 	mutex_init(&nm->lock);
 
 	/* Pairs with the smp_load_acquire() in nopin_mm_find() */
-	old = cmpxchg_release(&mm->nopin, NULL, nm);
-	if (old) {
-		kfree(nm);
-		nm = old;
+	if (cmpxchg_release(&mm->nopin, NULL, nm))
+		kfree(nm);	/* lost a race */
+	return 0;
+}
+
+/**
+ * struct nopin_first - makes later I/O of an mm do without pins
+ * @work: on its way to a task of the mm
+ * @mm: the mm, with a reference to the struct
+ * @addr: user address that I/O has used
+ */
+struct nopin_first {
+	struct callback_head	work;
+	struct mm_struct	*mm;
+	unsigned long		addr;
+};
+
+static void nopin_first_done(struct nopin_first *first)
+{
+	/* If it did not work out, try again after as many I/Os */
+	atomic_set(&first->mm->nopin_first, 0);
+	mmdrop(first->mm);
+	kfree(first);
+}
+
+static void nopin_first_work(struct callback_head *work)
+{
+	struct nopin_first *first = container_of(work, struct nopin_first, work);
+
+	/* Task work runs after exit_mm() as well, and after exec */
+	if (current->mm == first->mm)
+		nopin_mm_get(first->mm, first->addr);
+	nopin_first_done(first);
+}
+
+/**
+ * nopin_mm_want - have the range of an address created, but not now
+ * @mm: mm of the current task
+ * @addr: user address
+ *
+ * Done in task work, as the caller may hold locks that come behind the mmap_lock.
+ *
+ * Context: Process context. Does not sleep.
+ */
+void nopin_mm_want(struct mm_struct *mm, unsigned long addr)
+{
+	int nr = atomic_read(&mm->nopin_first);
+	struct nopin_first *first;
+
+	/* A kernel thread that uses the mm does not run task work */
+	if (current->flags & PF_KTHREAD)
+		return;
+	/* Negative while the work is pending */
+	if (nr < 0 || !atomic_try_cmpxchg(&mm->nopin_first, &nr, INT_MIN))
+		return;
+	first = kmalloc(sizeof(*first), GFP_NOWAIT | __GFP_NOWARN);
+	if (!first) {
+		atomic_set(&mm->nopin_first, 0);
+		return;
 	}
-	return nm;
+	first->mm = mm;
+	first->addr = addr;
+	mmgrab(mm);
+	init_task_work(&first->work, nopin_first_work);
+	if (task_work_add(current, &first->work, TWA_RESUME))
+		nopin_first_done(first);
+}
+
+/**
+ * nopin_mm_ready - may I/O of the current task do without pins?
+ * @mm: mm of the task
+ * @addr: user address that the I/O uses
+ *
+ * The first ones of a process may not. Counts them, and sees to it that those
+ * after them may.
+ *
+ * Context: Process context. Does not sleep.
+ *
+ * Return: whether it may.
+ */
+bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr)
+{
+	unsigned int limit = READ_ONCE(nopin_first_ios);
+	int nr;
+
+	if (likely(READ_ONCE(mm->nopin)) || !limit)
+		return true;
+	/* A kernel thread that uses the mm does not run task work */
+	if (current->flags & PF_KTHREAD)
+		return false;
+	/* What a pin costs for each I/O, the locks cost for each mapping */
+	nr = atomic_inc_return(&mm->nopin_first);
+	if (nr >= 0 && nr >= limit + READ_ONCE(mm->map_count))
+		nopin_mm_want(mm, addr);
+	return false;
 }
 
 /**
@@ -88,14 +167,12 @@ struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr)
 	range = nopin_mm_find(mm, addr);
 	if (range)
 		return range;
+	ret = nopin_mm_create(mm);
+	if (ret)
+		return ERR_PTR(ret);
 
 	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
 	nm = smp_load_acquire(&mm->nopin);
-	if (!nm)
-		nm = nopin_mm_create(mm);
-	if (!nm)
-		return ERR_PTR(-ENOMEM);
-
 	mutex_lock(&nm->lock);
 	range = xa_load(&nm->ranges, index);
 	if (range)
@@ -108,85 +185,56 @@ struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr)
 	}
 	range = nopin_range_create(mm, index << NOPIN_MM_SHIFT,
 				   1U << (NOPIN_MM_SHIFT - PAGE_SHIFT));
-	if (IS_ERR(range))
+	if (IS_ERR(range)) {
 		xa_release(&nm->ranges, index);
-	else
-		xa_store(&nm->ranges, index, range, GFP_KERNEL_ACCOUNT);
+		goto unlock;
+	}
+	xa_store(&nm->ranges, index, range, GFP_KERNEL_ACCOUNT);
+	/* Pairs with the smp_load_acquire() in nopin_mm_find() */
+	smp_store_release(&nm->slot[index % NOPIN_MM_SLOTS], range);
 unlock:
 	mutex_unlock(&nm->lock);
 	return range;
 }
 
 /**
- * nopin_mm_add_polled - can polled I/O to a queue do without pins?
- * @mm: mm that the caller uses (mm_users)
- * @q: queue, of which the caller has a reference
+ * nopin_mm_busy - is there I/O without pins on some memory?
+ * @mm: the mm
+ * @start: first address, page aligned
+ * @end: address behind the last one
  *
- * Polled I/O raises no interrupt, and who polls may be who waits for it to end
- * in an invalidation. So the invalidation polls, if it knows what.
+ * For those who leave pages alone that are pinned.
  *
- * Context: Process context, may sleep. No pages are entered.
+ * Context: Any that keeps the mm in use, or its page tables locked. Does not
+ * sleep.
  *
- * Return: whether invalidations of @mm poll @q from now on.
+ * Return: whether there is, or was a moment ago.
  */
-bool nopin_mm_add_polled(struct mm_struct *mm, struct request_queue *q)
+bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 {
-	struct nopin_mm *nm;
-	unsigned int i;
+	unsigned int page, stop, dir;
+	struct nopin_chunk *chunk;
+	unsigned long next;
+	bool busy = false;
 
-	if (!queue_is_mq(q))
+	/* Most processes */
+	if (!READ_ONCE(mm->nopin))
 		return false;
-	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
-	nm = smp_load_acquire(&mm->nopin);
-	if (!nm)
-		nm = nopin_mm_create(mm);
-	if (!nm)
-		return false;
-
-	for (i = 0; i < NOPIN_MM_POLLED; i++) {
-		struct request_queue *old = READ_ONCE(nm->polled[i]);
-
-		if (!old) {
-			if (!blk_get_queue(q))
-				return false;
-			/*
-			 * Before the pages are entered, which is a full barrier:
-			 * who waits for them, sees this.
-			 */
-			old = cmpxchg(&nm->polled[i], NULL, q);
-			if (!old)
-				return true;
-			blk_put_queue(q);
-		}
-		if (old == q)
-			return true;
+	rcu_read_lock();
+	for (; start < end && !busy; start = next) {
+		next = min(end, round_down(start, NOPIN_CACHE_SIZE) +
+				NOPIN_CACHE_SIZE);
+		chunk = nopin_mm_chunk(mm, start);
+		stop = nopin_start(next - 1) + 1;
+		for (dir = 0; chunk && dir < NOPIN_NR_DIRS; dir++)
+			for (page = nopin_start(start); page < stop;
+			     page = nopin_next_word(page))
+				if (atomic64_read(nopin_word(chunk, page, dir)) &
+				    nopin_bytes(page, stop) & NOPIN_COUNTS)
+					busy = true;
 	}
-	return false;
-}
-
-/**
- * nopin_mm_poll - complete polled I/O of a process
- * @mm: the mm, which has not passed nopin_mm_exit()
- *
- * Context: Process context, of any process.
- *
- * Return: whether there may be any.
- */
-bool nopin_mm_poll(struct mm_struct *mm)
-{
-	struct nopin_mm *nm = READ_ONCE(mm->nopin);
-	struct request_queue *q;
-	unsigned int i;
-
-	if (!nm || nopin_broken(POLLED))
-		return false;
-	for (i = 0; i < NOPIN_MM_POLLED; i++) {
-		q = READ_ONCE(nm->polled[i]);
-		if (!q)
-			break;
-		bio_nopin_poll(q);
-	}
-	return i;
+	rcu_read_unlock();
+	return busy;
 }
 
 /**
@@ -233,15 +281,12 @@ void nopin_mm_exit(struct mm_struct *mm)
 	struct nopin_mm *nm = mm->nopin;
 	struct nopin_range *range;
 	unsigned long index;
-	unsigned int i;
 
 	if (!nm)
 		return;
 	xa_for_each(&nm->ranges, index, range)
 		nopin_range_destroy(range);
 	xa_destroy(&nm->ranges);
-	for (i = 0; i < NOPIN_MM_POLLED && nm->polled[i]; i++)
-		blk_put_queue(nm->polled[i]);
 	kfree(nm);
 	mm->nopin = NULL;
 }

@@ -8,6 +8,18 @@
 #include <linux/nopin_state.h>
 #include <linux/time64.h>
 
+/**
+ * struct nopin_walked - what a walk has found besides the pages
+ * @huge: PMDs, or more, map all of it
+ * @devmap: some of it is memory of a device
+ * @old: some of it has not been accessed lately
+ */
+struct nopin_walked {
+	bool	huge;
+	bool	devmap;
+	bool	old;
+};
+
 static inline unsigned int nopin_next_chunk(unsigned int page)
 {
 	return round_down(page, NOPIN_CHUNK_PAGES) + NOPIN_CHUNK_PAGES;
@@ -46,27 +58,52 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 				       unsigned int nr_pages);
 void nopin_range_destroy(struct nopin_range *range);
 void nopin_range_put(struct nopin_range *range);
-void nopin_range_init(void);
-bool nopin_mm_poll(struct mm_struct *mm);
+int nopin_range_init(void);
+bool nopin_chunk_free(struct nopin_chunk *chunk);
 bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		      const struct mmu_notifier_range *mn,
 		      unsigned long cur_seq);
-bool nopin_pin(struct nopin_range *range, unsigned int first,
-	       unsigned int end, unsigned int dirs);
+bool nopin_wait_buys(const struct mmu_notifier_range *mn, struct folio *folio,
+		     enum nopin_dir dir);
+int nopin_pin(struct nopin_range *range, unsigned int first,
+	      unsigned int end, unsigned int dirs,
+	      const struct mmu_notifier_range *mn);
+void nopin_unpin(struct nopin_range *range);
+void nopin_unpin_work(struct work_struct *work);
+int nopin_pin_init(void);
+int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
+	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
+	       struct nopin_walked *walked);
+int nopin_check(struct nopin_range *range, unsigned int first,
+		unsigned int nr, enum nopin_dir dir);
+int nopin_judge(const struct bio_vec *bv, const struct bio_vec *end,
+		enum nopin_dir dir, const struct nopin_walked *walked);
 struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
 			     struct page **page);
+bool nopin_mapped(struct mm_struct *mm, unsigned long addr);
 struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab);
-void nopin_cache_init(void);
+void nopin_cache_add(struct nopin_chunk *chunk);
 void nopin_cache_drop(struct nopin_chunk *chunk);
+int nopin_cache_init(void);
 unsigned long nopin_cache_age(void);
 void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
 		       unsigned int i, u64 mask);
 void nopin_forget(struct nopin_range *range, unsigned int first,
-		  unsigned int end, unsigned int dirs);
+		  unsigned int end, unsigned int dirs, bool unmapped);
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
 unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
 				unsigned int end);
+
+#ifdef CONFIG_LOCKDEP
+void nopin_window_wait(void);
+#else
+static inline void nopin_window_wait(void) { }
+#endif
+
+/* How many I/Os of a process are pinned, plus one for each of its mappings */
+#define NOPIN_FIRST_IOS_MAX	(INT_MAX / 2)
+extern unsigned int nopin_first_ios;
 
 /* An hour: longer than any I/O, and far from overflowing in jiffies */
 #define NOPIN_RMAP_WAIT_MAX	(3600 * MSEC_PER_SEC)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pins on behalf of I/O that takes too long.
+ * Pins on behalf of I/O in flight.
  *
- * An invalidation that cannot be refused waits for I/O for some time only, see
- * nopin_patience() in range.c. Then it takes the pins that the bios have done
- * without and goes on. From there these bios have what pinned ones have: their
- * pages are theirs until they end, wherever the mapping goes meanwhile.
+ * An invalidation that does not wait for I/O, or not any longer, takes the pins
+ * that the bios have done without and goes on (see invalidate.c). From there
+ * these bios have what pinned ones have: their pages are theirs until they end,
+ * wherever the mapping goes meanwhile.
  *
  * It can do so at any time before it returns: a page that is entered still is
  * where the PTE says. A bio that has entered it and has not read the PTE yet
@@ -13,14 +13,15 @@
  * direction does for all the bios that have entered the page. As the page is
  * closed, no further ones come; when the last one has left, the pin is dropped.
  *
- * So the bios need not know. They exit as ever, which wakes those who wait for
- * closed pages, and the pin is one of these, see nopin_pin_wake(). It is in a
- * worker that pages are then set dirty and unpinned: the bios end in interrupts,
- * and the PTE that was dirty may be gone or clean by now.
+ * So the bios need not know. They exit as ever. The exit of a closed page looks
+ * whether any page of the range is pinned, and if so has a worker look which of
+ * them are idle. It is in the worker that pages are then set dirty and unpinned:
+ * the bios end in interrupts, and the PTE that was dirty may be gone or clean by
+ * now.
  *
- * Until then the page stays closed: what its count is about is what the pin is
- * about. New I/O to the page, or what is mapped in its place, gets pinned the
- * usual way.
+ * Until then the page stays closed, for both directions: what its count is about
+ * is what the pin is about. New I/O to the page, or to what is mapped in its
+ * place, gets pinned the usual way.
  */
 
 #include <linux/bitops.h>
@@ -31,34 +32,20 @@
 #include <linux/sched/coredump.h>
 #include <linux/slab.h>
 #include <linux/vmstat.h>
-#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <trace/events/nopin.h>
 
 #include "../internal.h"
 #include "nopin.h"
 
-/**
- * struct nopin_pins - pages of one chunk that were pinned
- * @range: range of the pages, with a reference
- * @first: index of the first page of the chunk
- * @dir: what the device does with the pages
- * @nr: number of pages
- * @pinned: what this has set in &nopin_chunk.pinned
- * @wait: entry in &nopin_range.wait
- * @work: drops the pins
- * @page: the pages
- */
-struct nopin_pins {
-	struct nopin_range	*range;
-	unsigned int		first;
-	enum nopin_dir		dir;
-	unsigned int		nr;
-	u64			pinned[NOPIN_CHUNK_BITMAP];
-	struct wait_queue_entry	wait;
-	struct work_struct	work;
-	struct page		*page[];
-};
+/* How many pages the worker unpins at a time */
+#define NOPIN_UNPIN_BATCH	32
+
+/* How often a page is looked up that is mapped and yet cannot be had */
+#define NOPIN_PIN_TRIES		100
+
+/* With a rescuer: reclaim may need the memory that is pinned */
+static struct workqueue_struct *nopin_wq;
 
 /* How many bios have entered the page? */
 static unsigned int nopin_count(struct nopin_chunk *chunk, unsigned int page,
@@ -75,155 +62,214 @@ static bool nopin_pinned(const struct nopin_chunk *chunk, unsigned int page,
 			 enum nopin_dir dir)
 {
 	page %= NOPIN_CHUNK_PAGES;
-	return READ_ONCE(chunk->pinned[dir][page / NOPIN_BITS_PER_WORD]) &
+	return chunk->pinned[dir][page / NOPIN_BITS_PER_WORD] &
 	       BIT_ULL(page % NOPIN_BITS_PER_WORD);
 }
 
-/* The I/O has ended; the rest takes a context that can sleep */
-static void nopin_pin_work(struct work_struct *work)
+/* With the range lock held */
+static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
+			     enum nopin_dir dir, bool pinned)
 {
-	struct nopin_pins *pins = container_of(work, struct nopin_pins, work);
-	struct nopin_range *range = pins->range;
-	struct nopin_chunk *chunk = nopin_chunk(range, pins->first);
-	unsigned int i;
+	u64 *bits, bit = BIT_ULL(page % NOPIN_BITS_PER_WORD);
+	struct nopin_range *range = chunk->range;
+
+	bits = &chunk->pinned[dir][page % NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD];
+	WRITE_ONCE(*bits, pinned ? *bits | bit : *bits & ~bit);
+	WRITE_ONCE(range->nr_pinned, range->nr_pinned + (pinned ? 1 : -1));
+}
+
+/**
+ * nopin_unpin - have the pins dropped of pages that are idle
+ * @range: range of the pages
+ *
+ * Context: Any, within rcu_read_lock().
+ */
+void nopin_unpin(struct nopin_range *range)
+{
+	/* The worker has a reference, see nopin_unpin_work() */
+	if (!refcount_inc_not_zero(&range->ref))
+		return;
+	if (!queue_work(nopin_wq, &range->unpin))
+		nopin_range_put(range);
+}
+
+/*
+ * Drop up to NOPIN_UNPIN_BATCH pins of pages of that chunk of the range that are
+ * idle; returns how many.
+ */
+static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
+				     enum nopin_dir dir)
+{
+	unsigned int index[NOPIN_UNPIN_BATCH], nr = 0, n, page;
+	struct page *pages[NOPIN_UNPIN_BATCH];
+	struct nopin_chunk *chunk;
+	bool last;
+
+	spin_lock(&range->lock);
+	chunk = range->chunk[i];
+	for (page = 0; chunk && page < NOPIN_CHUNK_PAGES; page++) {
+		if (nopin_pinned(chunk, page, dir) &&
+		    !nopin_count(chunk, page, dir)) {
+			index[nr] = page;
+			pages[nr++] = chunk->pins[page];
+			if (nr == NOPIN_UNPIN_BATCH)
+				break;
+		}
+	}
+	spin_unlock(&range->lock);
+	if (!nr)
+		return 0;
 
 	/*
 	 * Not unpin_user_pages() for pages that the device has read: they need
 	 * not be exclusive.
 	 */
-	if (pins->dir == NOPIN_FROM_DEVICE)
-		unpin_user_pages_dirty_lock(pins->page, pins->nr, true);
-	else
-		for (i = 0; i < pins->nr; i++)
-			unpin_user_folio(page_folio(pins->page[i]), 1);
+	for (n = 0; n < nr; n++) {
+		if (!pages[n])
+			continue;
+		if (dir == NOPIN_FROM_DEVICE)
+			unpin_user_pages_dirty_lock(&pages[n], 1, true);
+		else
+			unpin_user_folio(page_folio(pages[n]), 1);
+	}
 
+	/* The chunk is not freed while any page of it is pinned */
 	spin_lock(&range->lock);
-	for (i = 0; i < NOPIN_CHUNK_BITMAP; i++) {
-		/* Left behind by nopin_forget(), if they were known */
-		nopin_forget_bits(chunk, pins->dir, i, pins->pinned[i]);
-		WRITE_ONCE(chunk->pinned[pins->dir][i],
-			   chunk->pinned[pins->dir][i] & ~pins->pinned[i]);
+	for (n = 0; n < nr; n++) {
+		/* Left behind by nopin_forget(), if it was known */
+		nopin_forget_bits(chunk, dir, index[n] / NOPIN_BITS_PER_WORD,
+				  BIT_ULL(index[n] % NOPIN_BITS_PER_WORD));
+		nopin_set_pinned(chunk, index[n], dir, false);
 	}
+	last = !range->nr_pinned;
 	spin_unlock(&range->lock);
-
-	nopin_range_put(range);
-	kfree(pins);
+	/* Pairs with the refcount_inc() in nopin_pin_page() */
+	if (last)
+		nopin_range_put(range);
+	return nr;
 }
 
-/* Somebody exits: was it the last one? */
-static int nopin_pin_wake(struct wait_queue_entry *wait, unsigned int mode,
-			  int flags, void *key)
+/**
+ * nopin_unpin_work - drop the pins of pages that are idle
+ * @work: &nopin_range.unpin
+ *
+ * Context: Process context, may sleep. Has a reference to the range, which it
+ * drops.
+ */
+void nopin_unpin_work(struct work_struct *work)
 {
-	struct nopin_pins *pins = container_of(wait, struct nopin_pins, wait);
-	struct nopin_chunk *chunk = nopin_chunk(pins->range, pins->first);
-	unsigned int i, bit;
+	struct nopin_range *range = container_of(work, struct nopin_range,
+						 unpin);
+	unsigned int i, dir;
 
-	for (i = 0; i < NOPIN_CHUNK_BITMAP; i++) {
-		u64 bits = pins->pinned[i];
+	for (i = 0; i < nopin_nr_chunks(range); i++) {
+		struct nopin_chunk *chunk;
+		bool any;
 
-		for (; bits; bits &= bits - 1) {
-			bit = i * NOPIN_BITS_PER_WORD + __ffs64(bits);
-			if (nopin_count(chunk, bit, pins->dir))
-				return 0;
-		}
+		rcu_read_lock();
+		chunk = nopin_chunk(range, i * NOPIN_CHUNK_PAGES);
+		any = chunk && memchr_inv(chunk->pinned, 0,
+					  sizeof(chunk->pinned));
+		rcu_read_unlock();
+		for (dir = 0; any && dir < NOPIN_NR_DIRS; dir++)
+			while (nopin_unpin_some(range, i, dir))
+				cond_resched();
 	}
-	list_del_init(&wait->entry);
-	queue_work(system_unbound_wq, &pins->work);
-	return 0;
+	nopin_range_put(range);
 }
 
-/* Pin one page, if anybody still uses it; false if there is no telling */
-static bool nopin_pin_page(struct nopin_pins *pins, struct nopin_chunk *chunk,
-			   unsigned int page)
+/*
+ * The folio of a page that is in use, with a reference. NULL if nobody relies on
+ * a page being there, an error if there is no telling.
+ */
+static struct folio *nopin_pin_get(struct nopin_range *range, unsigned int page,
+				   struct page **p)
 {
-	struct nopin_range *range = pins->range;
-	unsigned int start = page % NOPIN_CHUNK_PAGES;
+	unsigned long addr = nopin_addr(range, page);
+	struct mm_struct *mm = range->notifier.mm;
+	unsigned int tries;
 	struct folio *folio;
-	bool done = true;
+
+	for (tries = 0; tries < NOPIN_PIN_TRIES; tries++) {
+		folio = nopin_walk_get(mm, addr, p);
+		if (folio)
+			return folio;
+		/*
+		 * Others clear a PTE for a moment, with the page table locked.
+		 * So only a look with that lock tells that nothing is mapped. A
+		 * bio that relies on a PTE keeps it, so there is none.
+		 */
+		if (nopin_broken(UNLOCKED) || !nopin_mapped(mm, addr))
+			return NULL;
+		cpu_relax();
+	}
+	return ERR_PTR(-EAGAIN);
+}
+
+/*
+ * Pin one page; with @mn only if a wait buys nothing, otherwise -EAGAIN. -ENOMEM
+ * if it cannot be pinned, for the moment.
+ *
+ * Bios may have entered a page that is not mapped, and not have read the PTE yet.
+ * They are left to themselves. But as for a page that is pinned, nobody opens it
+ * before they have left, or else nopin_check() would not tell them that they are
+ * too late. So the page is marked as pinned, with NULL in place of the pin.
+ */
+static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
+			  enum nopin_dir dir,
+			  const struct mmu_notifier_range *mn)
+{
+	bool other = atomic_read(&chunk->other) && !nopin_broken(OTHER);
+	unsigned int start = page % NOPIN_CHUNK_PAGES;
+	struct nopin_range *range = chunk->range;
+	struct page *p = NULL;
+	struct folio *folio;
+	int ret = 0;
 
 	lockdep_assert_held(&range->lock);
 
-	folio = nopin_walk_get(range->notifier.mm,
-			       nopin_addr(range, page),
-			       &pins->page[pins->nr]);
+	folio = nopin_pin_get(range, page, &p);
 	/*
-	 * If somebody uses the page now, it was mapped when it was looked up.
-	 * Getting the reference is a full barrier.
+	 * If I/O uses the page now, it did so when the page was looked up, and
+	 * that is the one it uses. Getting the reference is a full barrier.
 	 */
-	if (!nopin_count(chunk, page, pins->dir))
+	if (!nopin_count(chunk, page, dir))
 		goto put;
-	if (!folio || try_grab_folio(folio, 1, FOLL_PIN)) {
-		done = false;
+	ret = -EAGAIN;
+	if (!IS_ERR_OR_NULL(folio) && mn && !other &&
+	    nopin_wait_buys(mn, folio, dir))
 		goto put;
-	}
-	pins->nr++;
-	pins->pinned[start / NOPIN_BITS_PER_WORD] |=
-		BIT_ULL(start % NOPIN_BITS_PER_WORD);
-	WRITE_ONCE(chunk->pinned[pins->dir][start / NOPIN_BITS_PER_WORD],
-		   chunk->pinned[pins->dir][start / NOPIN_BITS_PER_WORD] |
-		   BIT_ULL(start % NOPIN_BITS_PER_WORD));
-put:
-	if (folio)
-		folio_put(folio);
-	return done;
-}
-
-/* As nopin_pin(), for pages of one chunk and one direction */
-static bool nopin_pin_chunk(struct nopin_range *range, unsigned int first,
-			    unsigned int end, enum nopin_dir dir)
-{
-	struct nopin_chunk *chunk = nopin_chunk(range, first);
-	unsigned int page, nr = 0;
-	struct nopin_pins *pins;
-	bool done = true;
-
-	if (!chunk)
-		return true;
-	for (page = first; page < end; page++)
-		if (nopin_count(chunk, page, dir) &&
-		    !nopin_pinned(chunk, page, dir))
-			nr++;
-	if (!nr)
-		return true;
-
+	ret = -ENOMEM;
+	if (IS_ERR(folio))
+		goto put;
 	/* Callers hold locks that reclaim may want */
-	pins = kzalloc(struct_size(pins, page, nr), GFP_NOWAIT | __GFP_NOWARN);
-	if (!pins)
-		return false;
-	pins->range = range;
-	pins->first = round_down(first, NOPIN_CHUNK_PAGES);
-	pins->dir = dir;
-	init_waitqueue_func_entry(&pins->wait, nopin_pin_wake);
-	INIT_WORK(&pins->work, nopin_pin_work);
-
-	spin_lock(&range->lock);
-	for (page = first; page < end && done; page++) {
-		if (!nopin_count(chunk, page, dir) ||
-		    nopin_pinned(chunk, page, dir))
-			continue;
-		/* Closed pages do not become busy, so there should be room */
-		done = pins->nr < nr && nopin_pin_page(pins, chunk, page);
-	}
-	spin_unlock(&range->lock);
-
-	if (!pins->nr) {
-		kfree(pins);
-		return done;
-	}
-	refcount_inc(&range->ref);
-	count_vm_events(NOPIN_PINNED, pins->nr);
-	trace_nopin_pin(nopin_addr(range, first),
-			nopin_addr(range, end),
-			pins->nr, dir);
-	add_wait_queue(&range->wait, &pins->wait);
+	if (!chunk->pins)
+		/* Pairs with the smp_load_acquire() in nopin_other_begin() */
+		smp_store_release(&chunk->pins,
+				  kcalloc(NOPIN_CHUNK_PAGES, sizeof(p),
+					  GFP_NOWAIT | __GFP_NOWARN));
+	if (!chunk->pins || (folio && try_grab_folio(folio, 1, FOLL_PIN)))
+		goto put;
+	ret = 0;
+	chunk->pins[start] = folio ? p : NULL;
+	/* Pairs with the nopin_range_put() in nopin_unpin_some() */
+	if (!range->nr_pinned)
+		refcount_inc(&range->ref);
+	nopin_set_pinned(chunk, start, dir, true);
+	if (folio)
+		count_vm_event(NOPIN_PINNED);
 	/*
-	 * The last one may have left just before. The lock of the queue does
-	 * not order what precedes it; pairs with the barrier in
-	 * nopin_exit_word().
+	 * The last bio may have left just before. We set nr_pinned and then
+	 * look at the count; it lowers the count and then looks at nr_pinned.
+	 * Pairs with the barrier in nopin_exit_word().
 	 */
 	smp_mb();
-	wake_up_all(&range->wait);
-	return done;
+	if (!nopin_count(chunk, page, dir))
+		nopin_unpin(range);
+put:
+	if (!IS_ERR_OR_NULL(folio))
+		folio_put(folio);
+	return ret;
 }
 
 /**
@@ -232,32 +278,69 @@ static bool nopin_pin_chunk(struct nopin_range *range, unsigned int first,
  * @first: index of the first page in @range
  * @end: index behind the last page
  * @dirs: number of directions, from the first one
+ * @mn: what is about to change: pages whose I/O is worth waiting for are left
+ *	alone, see nopin_wait_buys(). NULL to pin all.
  *
  * Pages that were pinned like that before are left alone.
  *
  * Context: Process context, does not sleep. An invalidation has closed the
- * pages for these directions and was waiting for the I/O on them.
+ * pages for these directions.
  *
- * Return: whether there is nothing left to wait for. False when there is no
- * memory, or a PTE cannot be read right now, with some pages pinned maybe.
+ * Return: 0 if there is nothing left to wait for; -EAGAIN if there is I/O that is
+ * worth waiting for; -ENOMEM if there is only I/O for which a pin could not be
+ * had.
  */
-bool nopin_pin(struct nopin_range *range, unsigned int first,
-	       unsigned int end, unsigned int dirs)
+int nopin_pin(struct nopin_range *range, unsigned int first,
+	      unsigned int end, unsigned int dirs,
+	      const struct mmu_notifier_range *mn)
 {
 	struct mm_struct *mm = range->notifier.mm;
-	unsigned int next, dir;
+	unsigned int page, next, dir;
+	int ret = 0, err;
 
 	if (nopin_broken(UNHELD))
-		return true;
+		return 0;
 	/* Fork has to see it before it looks at the pages */
 	if (!test_bit(MMF_HAS_PINNED, &mm->flags))
 		set_bit(MMF_HAS_PINNED, &mm->flags);
 
 	for (; first < end; first = next) {
+		struct nopin_chunk *chunk;
+		unsigned int before;
+
 		next = min(end, nopin_next_chunk(first));
-		for (dir = 0; dir < dirs; dir++)
-			if (!nopin_pin_chunk(range, first, next, dir))
-				return false;
+		spin_lock(&range->lock);
+		rcu_read_lock();	/* for nopin_unpin() */
+		chunk = nopin_chunk(range, first);
+		before = range->nr_pinned;
+		for (dir = 0; chunk && dir < dirs; dir++) {
+			if (!chunk->used[dir])
+				continue;
+			for (page = first; page < next; page++) {
+				if (!nopin_count(chunk, page, dir) ||
+				    nopin_pinned(chunk, page, dir))
+					continue;
+				err = nopin_pin_page(chunk, page, dir, mn);
+				if (err && ret != -EAGAIN)
+					ret = err;
+			}
+		}
+		if (range->nr_pinned > before)
+			trace_nopin_pin(nopin_addr(range, first),
+					nopin_addr(range, next),
+					range->nr_pinned - before);
+		rcu_read_unlock();
+		spin_unlock(&range->lock);
 	}
-	return true;
+	/* Those who wait for these pages need not any longer */
+	if (wq_has_sleeper(&range->wait))
+		wake_up_all(&range->wait);
+	return ret;
+}
+
+/* Before the first I/O */
+int __init nopin_pin_init(void)
+{
+	nopin_wq = alloc_workqueue("nopin", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return nopin_wq ? 0 : -ENOMEM;
 }

@@ -32,10 +32,8 @@
  * closed, because an invalidation that began before the range was registered is
  * not reported to it.
  *
- * The wait is bounded, see nopin_patience(). I/O may take seconds where it is
- * throttled, and invalidations hold locks that others want: of the file, of the
- * folio, of the mm. When time is up, those who can take no for an answer get
- * it; for the others the pages are pinned, see pin.c.
+ * An invalidation does not always wait, see invalidate.c. Pages that it does not
+ * wait for, or not any longer, are pinned on behalf of the I/O, see pin.c.
  */
 
 #include <linux/atomic.h>
@@ -53,19 +51,15 @@
 
 #include "nopin.h"
 
-#define CREATE_TRACE_POINTS
 #include <trace/events/nopin.h>
 
 static struct kmem_cache *nopin_chunk_cache;
 
-/* How long an invalidation waits for I/O */
-unsigned int nopin_rmap_wait_ms = 100;
-
 #ifdef CONFIG_LOCKDEP
 /*
- * "Acquired" while a task has entered pages for a bio that it has not
- * submitted yet, and by whoever waits for I/O. So lockdep reports any lock or
- * wait in between that an invalidation might need to make progress.
+ * "Acquired" while a task has entered pages for a prompt bio that it has not
+ * submitted yet, and by a task that waits for I/O. So lockdep reports any lock
+ * or wait in between that an invalidation might need to make progress.
  */
 static struct lockdep_map nopin_window_map =
 	STATIC_LOCKDEP_MAP_INIT("nopin_window", &nopin_window_map);
@@ -76,7 +70,7 @@ static bool nopin_map_held(struct lockdep_map *map)
 }
 
 /**
- * nopin_window_begin - the current task is about to enter pages for a bio
+ * nopin_window_begin - the current task is about to enter pages for a prompt bio
  *
  * Context: Process context. Ends with nopin_window_end().
  */
@@ -104,7 +98,7 @@ void nopin_window_end(void)
  * that map for the moment; otherwise an allocation in submit_bio() would look
  * like a deadlock.
  */
-static void nopin_window_wait(void)
+void nopin_window_wait(void)
 {
 	struct lockdep_map *start = &__mmu_notifier_invalidate_range_start_map;
 	bool held = nopin_map_held(start);
@@ -116,19 +110,26 @@ static void nopin_window_wait(void)
 	if (held)
 		lock_map_acquire(start);
 }
-#else
-static void nopin_window_wait(void) { }
 #endif
 
-static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
+static void nopin_chunk_free_rcu(struct rcu_head *rcu)
 {
-	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
-	struct nopin_chunk *chunk;
+	struct nopin_chunk *chunk = container_of(rcu, struct nopin_chunk, rcu);
+
+	kfree(chunk->cache.bvec);
+	kfree(chunk->pins);
+	kmem_cache_free(nopin_chunk_cache, chunk);
+}
+
+/* A chunk with all pages closed, which is not yet part of the range */
+static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
+					     unsigned int page)
+{
+	struct nopin_chunk *chunk = nopin_cache_alloc(nopin_chunk_cache);
 	unsigned int dir, i;
 
-	chunk = nopin_cache_alloc(nopin_chunk_cache);
 	if (!chunk)
-		return -ENOMEM;
+		return NULL;
 	chunk->range = range;
 	chunk->index = (range->start >> NOPIN_CHUNK_SHIFT) +
 		       page / NOPIN_CHUNK_PAGES;
@@ -136,11 +137,104 @@ static int nopin_chunk_alloc(struct nopin_range *range, unsigned int page)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
 			atomic64_set(&chunk->word[dir][i],
 				     NOPIN_CLOSED | NOPIN_OLD);
+	return chunk;
+}
 
-	/* Pairs with the smp_load_acquire() in nopin_chunk() */
-	if (cmpxchg_release(slot, NULL, chunk))
-		kmem_cache_free(nopin_chunk_cache, chunk); /* lost a race */
+/*
+ * Make sure that there are states of the page, and with @other room for the pin
+ * of each page of its chunk. They may be freed again by the time this returns.
+ */
+static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
+			   bool other)
+{
+	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
+	struct page **pins = NULL;
+	struct nopin_chunk *chunk;
+	bool has, has_pins;
+
+	rcu_read_lock();
+	chunk = nopin_chunk(range, page);
+	has = chunk;
+	has_pins = has && READ_ONCE(chunk->pins);
+	rcu_read_unlock();
+	chunk = NULL;
+	if (has && (has_pins || !other))
+		return 0;
+
+	if (!has)
+		chunk = nopin_chunk_alloc(range, page);
+	if (other)
+		pins = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*pins),
+			       GFP_KERNEL_ACCOUNT);
+	if ((!has && !chunk) || (other && !pins)) {
+		if (chunk)
+			nopin_chunk_free_rcu(&chunk->rcu);
+		kfree(pins);
+		return -ENOMEM;
+	}
+
+	spin_lock(&range->lock);
+	if (chunk && !*slot) {
+		nopin_cache_add(chunk);
+		/* Pairs with the smp_load_acquire() in nopin_chunk() */
+		smp_store_release(slot, chunk);
+		chunk = NULL;
+	}
+	if (*slot && !(*slot)->pins) {
+		/* Pairs with the smp_load_acquire() in nopin_other_begin() */
+		smp_store_release(&(*slot)->pins, pins);
+		pins = NULL;
+	}
+	spin_unlock(&range->lock);
+
+	if (chunk)
+		nopin_chunk_free_rcu(&chunk->rcu); /* lost a race */
+	kfree(pins);
 	return 0;
+}
+
+/**
+ * nopin_chunk_free - free the states of 512 pages if nobody uses them
+ * @chunk: the chunk
+ *
+ * Closes all pages, and then looks whether any is in use. If so they stay
+ * closed, which costs the next I/O a call of nopin_open().
+ *
+ * Context: Process context, with &nopin_range.lock held.
+ *
+ * Return: whether the chunk is gone. It is freed after a grace period: I/O that
+ * is about to enter a page of it finds the page closed.
+ */
+bool nopin_chunk_free(struct nopin_chunk *chunk)
+{
+	struct nopin_range *range = chunk->range;
+	unsigned int dir, i;
+	bool busy = false;
+
+	lockdep_assert_held(&range->lock);
+
+	if (range->draining || atomic_read(&chunk->other) ||
+	    memchr_inv(chunk->pinned, 0, sizeof(chunk->pinned)))
+		return false;
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
+			if (atomic64_read(&chunk->word[dir][i]) & NOPIN_COUNTS &&
+			    !nopin_broken(SHRINK))
+				return false;
+	/* A full barrier. Pairs with the one in nopin_enter_word() */
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
+			if (atomic64_fetch_or(NOPIN_CLOSED | NOPIN_OLD,
+					      &chunk->word[dir][i]) & NOPIN_COUNTS)
+				busy = true;
+	if (busy && !nopin_broken(SHRINK))
+		return false;
+
+	i = chunk->index - (range->start >> NOPIN_CHUNK_SHIFT);
+	WRITE_ONCE(range->chunk[i], NULL);
+	/* Pairs with the rcu_read_lock() in nopin_enter() and nopin_exit() */
+	call_rcu(&chunk->rcu, nopin_chunk_free_rcu);
+	return true;
 }
 
 static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
@@ -165,77 +259,66 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
 	return true;
 }
 
-/*
- * Enter pages of one chunk, or those in front of the first one that is closed
- * or full: returns how many, and in *@why the closed ones of those behind.
- */
-static __always_inline unsigned int
-nopin_enter_chunk(struct nopin_chunk *chunk, unsigned int start,
-		  unsigned int nr, enum nopin_dir dir, u64 *why)
+/* Leave pages of one chunk; returns whether any is closed */
+static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
+			     unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
-	unsigned int left = skip + nr;
-	atomic64_t *word = nopin_word(chunk, start, dir);
-	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
+	unsigned int page = start, end = start + nr, next;
+	u64 closed = 0;
 
-	for (; left >= NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD) {
-		if (unlikely(!nopin_enter_word(word++, ones, why)))
-			goto fail;
-		ones = NOPIN_ONES;
+	for (; page < end; page = next) {
+		next = min(end, nopin_next_word(page));
+		closed |= nopin_exit_word(nopin_word(chunk, page, dir),
+					  nopin_ones(page, next - page));
 	}
-	if (!left)
-		return nr;
-	ones &= nopin_ones(0, left);
-	if (likely(nopin_enter_word(word, ones, why)))
-		return nr;
-fail:
-	return max(skip + nr - left, skip) - skip;
+	return closed;
 }
 
 /**
- * nopin_exit_words - the I/O no longer uses the pages
- * @first: the state of the first one
- * @skip: its index in there
- * @nr: number of pages; all of them in the same chunk, and at least up to the end
- *	of the first word
+ * nopin_enter_words - enter pages whose translations are in use
+ * @chunk: chunk of the pages
+ * @start: index of the first page in @chunk
+ * @nr: number of pages
+ * @dir: what a device is going to do with them
  *
- * Context: As for nopin_exit().
+ * Context: As for nopin_enter_cached().
+ *
+ * Return: whether all of the pages have been entered; otherwise none was.
  */
-void nopin_exit_words(atomic64_t *first, unsigned int skip, unsigned int nr)
+bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
+		       unsigned int nr, enum nopin_dir dir)
 {
-	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip), closed;
-	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
-	atomic64_t *word = first;
+	unsigned int page = start, end = start + nr, next;
 
-	/* As in nopin_exit_ones() */
-	rcu_read_lock();
-	closed = nopin_exit_word(word, ones);
-	for (; left > NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
-		closed |= nopin_exit_word(++word, NOPIN_ONES);
-	if (left)
-		closed |= nopin_exit_word(++word, nopin_ones(0, left));
-	if (unlikely(closed))
-		nopin_exit_wake(nopin_word_chunk(first)->range);
-	rcu_read_unlock();
+	for (; page < end; page = next) {
+		next = min(end, nopin_next_word(page));
+		if (unlikely(!nopin_enter_known(nopin_word(chunk, page, dir),
+						nopin_ones(page, next - page)))) {
+			if (nopin_exit_chunk(chunk, start, page - start, dir))
+				nopin_exit_wake(chunk->range);
+			return false;
+		}
+	}
+	return true;
 }
 
-/* nopin_enter_words(), for any number of them */
-bool nopin_enter_many(atomic64_t *first, unsigned int skip, unsigned int nr)
+/* nopin_enter() for pages of one chunk, which are all entered or none */
+static int nopin_enter_chunk(struct nopin_chunk *chunk, unsigned int start,
+			     unsigned int nr, enum nopin_dir dir)
 {
-	u64 ones = NOPIN_ONES << (NOPIN_PAGE_BITS * skip);
-	unsigned int left = skip + nr - NOPIN_PAGES_PER_WORD;
-	atomic64_t *word = first;
+	unsigned int page = start, end = start + nr, next;
+	u64 why;
 
-	if (unlikely(!nopin_enter_known(word, ones)))
-		return false;
-	for (; left > NOPIN_PAGES_PER_WORD; left -= NOPIN_PAGES_PER_WORD)
-		if (unlikely(!nopin_enter_known(++word, NOPIN_ONES)))
-			goto fail;
-	if (likely(nopin_enter_known(++word, nopin_ones(0, left))))
-		return true;
-fail:
-	nopin_exit_words(first, skip, nr - left);
-	return false;
+	for (; page < end; page = next) {
+		next = min(end, nopin_next_word(page));
+		if (likely(nopin_enter_word(nopin_word(chunk, page, dir),
+					    nopin_ones(page, next - page), &why)))
+			continue;
+		if (nopin_exit_chunk(chunk, start, page - start, dir))
+			nopin_exit_wake(chunk->range);
+		return why ? -EAGAIN : -EBUSY;
+	}
+	return 0;
 }
 
 /**
@@ -260,25 +343,25 @@ fail:
 int nopin_enter(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int page = first, end = first + nr;
+	unsigned int page = first, end = first + nr, next;
+	int ret = 0;
 
-	do {
+	/* Pairs with the call_rcu() in nopin_chunk_free() */
+	rcu_read_lock();
+	for (; page < end; page = next) {
 		struct nopin_chunk *chunk = nopin_chunk(range, page);
-		unsigned int n = min(end, nopin_next_chunk(page)) - page;
-		u64 why = NOPIN_CLOSED;
-		unsigned int got = 0;
 
-		if (likely(chunk))
-			got = nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
-						n, dir, &why);
-		page += got;
-		if (unlikely(got < n)) {
+		next = min(end, nopin_next_chunk(page));
+		ret = chunk ? nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
+						next - page, dir) : -EAGAIN;
+		if (unlikely(ret)) {
 			if (page != first)
 				nopin_exit(range, first, page - first, dir);
-			return why ? -EAGAIN : -EBUSY;
+			break;
 		}
-	} while (page < end);
-	return 0;
+	}
+	rcu_read_unlock();
+	return ret;
 }
 
 /**
@@ -320,14 +403,21 @@ int nopin_check(struct nopin_range *range, unsigned int first,
 	return 0;
 }
 
-/* Somebody waits for closed pages to become idle, or pins them */
+/**
+ * nopin_exit_wake - closed pages have been left
+ * @range: range of the pages
+ *
+ * Context: Any, within rcu_read_lock() since before the pages were left.
+ */
 void nopin_exit_wake(struct nopin_range *range)
 {
 	if (nopin_broken(FREE))
 		mdelay(20);
-	/* The subtraction, of the caller, is the barrier this needs */
+	/* The subtraction, of the caller, is the barrier that both need */
 	if (waitqueue_active(&range->wait))
 		wake_up_all(&range->wait);
+	if (READ_ONCE(range->nr_pinned))
+		nopin_unpin(range);
 }
 
 /**
@@ -337,25 +427,106 @@ void nopin_exit_wake(struct nopin_range *range)
  * @nr: as for nopin_enter()
  * @dir: as for nopin_enter()
  *
- * Context: Any, hard interrupts included. @range may be freed by whoever waits
- * for the last exit, so callers must not touch it again.
+ * Context: Any, hard interrupts included. @range may be freed by a task that
+ * waits for the last exit, so callers must not touch it again.
  */
 void nopin_exit(struct nopin_range *range, unsigned int first,
 		unsigned int nr, enum nopin_dir dir)
 {
 	unsigned int end = first + nr, next;
-	atomic64_t *word;
+	bool closed = false;
 
-	/* Each but the last one keeps the invalidation, and so the range, waiting */
+	/* As in nopin_exit_extent() */
+	rcu_read_lock();
 	for (; first < end; first = next) {
 		next = min(end, nopin_next_chunk(first));
-		word = nopin_word(nopin_chunk(range, first), first, dir);
-		if (nopin_same_word(first, next - first))
-			nopin_exit_ones(word, nopin_ones(first, next - first));
-		else
-			nopin_exit_words(word, first % NOPIN_PAGES_PER_WORD,
-					 next - first);
+		closed |= nopin_exit_chunk(nopin_chunk(range, first),
+					   first % NOPIN_CHUNK_PAGES,
+					   next - first, dir);
 	}
+	if (unlikely(closed))
+		nopin_exit_wake(range);
+	rcu_read_unlock();
+}
+
+/**
+ * nopin_enter_other - nopin_enter() for I/O that is not prompt
+ * @range: as for nopin_enter()
+ * @first: as for nopin_enter()
+ * @nr: as for nopin_enter()
+ * @dir: as for nopin_enter()
+ *
+ * Nobody waits for such I/O: an invalidation pins the pages on its behalf, or is
+ * refused, at once. So the caller may wait for anything before it leaves the
+ * pages by nopin_exit_other().
+ *
+ * Context: As for nopin_enter(), but for what may be done behind it.
+ *
+ * Return: As for nopin_enter(). -EAGAIN also if there is no room for pins, which
+ * nopin_open() makes with NOPIN_OPEN_OTHER.
+ */
+int nopin_enter_other(struct nopin_range *range, unsigned int first,
+		      unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int page = first, end = first + nr, next;
+	int ret = 0;
+
+	rcu_read_lock();
+	for (; page < end; page = next) {
+		/*
+		 * Looked up once: with no page entered it may be replaced by
+		 * another one, and what is raised in this one is to be lowered
+		 * in this one.
+		 */
+		struct nopin_chunk *chunk = nopin_chunk(range, page);
+
+		next = min(end, nopin_next_chunk(page));
+		ret = -EAGAIN;
+		if (likely(chunk && nopin_other_begin(chunk))) {
+			ret = nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
+						next - page, dir);
+			if (unlikely(ret))
+				nopin_other_end(chunk);
+		}
+		if (unlikely(ret)) {
+			if (page != first)
+				nopin_exit_other(range, first, page - first,
+						 dir);
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return ret;
+}
+
+/**
+ * nopin_exit_other - I/O that is not prompt no longer uses the pages
+ * @range: as for nopin_enter()
+ * @first: as for nopin_enter()
+ * @nr: as for nopin_enter()
+ * @dir: as for nopin_enter()
+ *
+ * Context: As for nopin_exit().
+ */
+void nopin_exit_other(struct nopin_range *range, unsigned int first,
+		      unsigned int nr, enum nopin_dir dir)
+{
+	unsigned int end = first + nr, next;
+	bool closed = false;
+
+	/* As in nopin_exit_extent() */
+	rcu_read_lock();
+	for (; first < end; first = next) {
+		struct nopin_chunk *chunk = nopin_chunk(range, first);
+
+		next = min(end, nopin_next_chunk(first));
+		closed |= nopin_exit_chunk(chunk, first % NOPIN_CHUNK_PAGES,
+					   next - first, dir);
+		nopin_other_end(chunk);
+	}
+	if (unlikely(closed))
+		nopin_exit_wake(range);
+	rcu_read_unlock();
 }
 
 /**
@@ -364,24 +535,26 @@ void nopin_exit(struct nopin_range *range, unsigned int first,
  * @first: index of the first page in @range
  * @nr: number of pages
  * @dir: direction to open
- * @nowait: do not wait for an invalidation to end
+ * @flags: NOPIN_OPEN_NOWAIT, not to wait for an invalidation to end;
+ *	   NOPIN_OPEN_OTHER, for I/O that is not prompt
  *
  * Opens the pages unless an invalidation of any of them is going on, for which it
  * waits. That may wait for I/O: the caller must have entered nothing. As there may
  * be one after the other, the time to wait is bounded, to a little more than what
  * an invalidation waits for I/O, and after a wait in vain nobody waits for a while.
  *
- * Context: Process context, may sleep. Even with @nowait it may allocate
- * memory.
+ * Context: Process context, may sleep. Even with NOPIN_OPEN_NOWAIT it may
+ * allocate memory.
  *
- * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going
- * on; -ETIME if waiting is in vain; -EBUSY if a page is pinned on behalf of earlier
+ * Return: 0; -EAGAIN if an invalidation intervened, or with NOPIN_OPEN_NOWAIT is
+ * going on; -ETIME if waiting is in vain; -EBUSY if a page is pinned on behalf of earlier
  * I/O; -ENOMEM. The pages may be closed again by the time this returns 0.
  */
 int nopin_open(struct nopin_range *range, unsigned int first,
-	       unsigned int nr, enum nopin_dir dir, bool nowait)
+	       unsigned int nr, enum nopin_dir dir, unsigned int flags)
 {
 	unsigned int page, end = first + nr;
+	bool nowait = flags & NOPIN_OPEN_NOWAIT;
 	unsigned long start, stop;
 	long timeout = 0;
 	int ret = 0;
@@ -390,8 +563,7 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 	nopin_window_wait();
 
 	for (page = first; page < end; page = nopin_next_chunk(page)) {
-		if (!nopin_chunk(range, page))
-			ret = nopin_chunk_alloc(range, page);
+		ret = nopin_chunk_add(range, page, flags & NOPIN_OPEN_OTHER);
 		if (ret)
 			return ret;
 	}
@@ -431,6 +603,11 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 				 NOPIN_PAGES_PER_WORD;
 		u64 pinned, mask = nopin_bytes(page, end);
 
+		/* Freed since? It was not in use, so try again */
+		if (unlikely(!chunk)) {
+			ret = -EAGAIN;
+			break;
+		}
 		/*
 		 * In either direction: a page has one translation for both,
 		 * and bios of the other one may still be using it.
@@ -454,292 +631,6 @@ unlock:
 out:
 	trace_nopin_open(start, nr, dir, ret);
 	return ret;
-}
-
-/*
- * The pages from *@page to @end that the I/O of one direction has used: the
- * word of the first one and the bytes in it, with *@page moved on behind them.
- * Not those that are pinned, which are closed and need not be waited for. NULL
- * when there are no more.
- */
-static atomic64_t *nopin_next_used(struct nopin_range *range,
-				   unsigned int *page, unsigned int end,
-				   enum nopin_dir dir, u64 *mask,
-				   struct nopin_chunk **chunkp)
-{
-	while (*page < end) {
-		unsigned int stop = min(end, nopin_next_chunk(*page));
-		struct nopin_chunk *chunk = nopin_chunk(range, *page);
-		unsigned int i = *page % NOPIN_CHUNK_PAGES /
-				 NOPIN_PAGES_PER_WORD;
-		u64 used = chunk ? READ_ONCE(chunk->used[dir]) >> i : 0;
-		atomic64_t *word;
-
-		if (used && __ffs64(used))
-			*page = round_down(*page, NOPIN_PAGES_PER_WORD) +
-				__ffs64(used) * NOPIN_PAGES_PER_WORD;
-		if (!used || *page >= stop) {
-			*page = stop;
-			continue;
-		}
-
-		*mask = nopin_bytes(*page, stop) &
-			~nopin_pinned_bytes(chunk, *page, dir);
-		word = nopin_word(chunk, *page, dir);
-		*page = nopin_next_word(*page);
-		*chunkp = chunk;
-		return word;
-	}
-	return NULL;
-}
-
-static bool nopin_busy(struct nopin_range *range, unsigned int first,
-		       unsigned int end, unsigned int dirs)
-{
-	struct nopin_chunk *chunk;
-	atomic64_t *word;
-	unsigned int dir;
-	u64 mask;
-
-	for (dir = 0; dir < dirs; dir++) {
-		unsigned int page = first;
-
-		while ((word = nopin_next_used(range, &page, end, dir, &mask,
-					       &chunk)))
-			if (atomic64_read(word) & mask & NOPIN_COUNTS)
-				return true;
-	}
-	return false;
-}
-
-/*
- * Close the pages; with @only_idle stop at the first one that is in use.
- * Returns whether any is.
- */
-static bool nopin_close(struct nopin_range *range, unsigned int first,
-			unsigned int end, unsigned int dirs, bool only_idle)
-{
-	bool busy = false, closed = false;
-	struct nopin_chunk *chunk;
-	atomic64_t *word;
-	unsigned int dir;
-	u64 mask;
-
-	lockdep_assert_held(&range->lock);
-
-	for (dir = 0; dir < dirs; dir++) {
-		unsigned int page = first;
-
-		while ((word = nopin_next_used(range, &page, end, dir, &mask,
-					       &chunk))) {
-			s64 old = atomic64_read(word), new;
-
-			/*
-			 * A full barrier, between CLOSED and the PTE that the
-			 * caller of the notifier changes. Pairs with the one
-			 * in nopin_enter_word().
-			 */
-			do {
-				new = old | (mask & NOPIN_CLOSED);
-				if (only_idle && (old & mask & NOPIN_COUNTS))
-					return true;
-			} while (!atomic64_try_cmpxchg(word, &old, new));
-
-			closed |= old != new;
-			busy |= old & mask & NOPIN_COUNTS;
-			if ((new & ~NOPIN_OLD) == NOPIN_CLOSED)
-				WRITE_ONCE(chunk->used[dir], chunk->used[dir] &
-					~BIT_ULL(word - chunk->word[dir]));
-		}
-	}
-
-	if (closed)
-		count_vm_event(NOPIN_INVALIDATE);
-	return busy;
-}
-
-/*
- * Wait until pages that share a word are idle, and return what is left of the
- * timeout, at least 1, or 0 if they are not. Woken by nopin_exit(); polled I/O
- * ends when it is polled.
- */
-static long nopin_wait_idle(struct nopin_range *range, atomic64_t *word,
-			    u64 mask, long timeout)
-{
-	/*
-	 * Acquire: what the I/O did to the page comes before what the caller
-	 * does to it.
-	 */
-	while (atomic64_read_acquire(word) & mask) {
-		bool polled = nopin_mm_poll(range->notifier.mm);
-		long piece = polled ? min(timeout, 1L) : timeout;
-		long left;
-
-		left = wait_event_timeout(range->wait,
-					  !(atomic64_read_acquire(word) & mask),
-					  piece);
-		if (left)
-			return timeout - piece + left;
-		timeout -= piece;
-		if (!timeout)
-			return 0;
-	}
-	return timeout;
-}
-
-/*
- * Wait until the pages, which are closed, are idle. They cannot be entered
- * again in the meantime, so each needs to be found idle only once.
- */
-static bool nopin_drain(struct nopin_range *range, unsigned int first,
-			unsigned int end, unsigned int dirs, long timeout)
-{
-	struct nopin_chunk *chunk;
-	atomic64_t *word;
-	unsigned int dir;
-	u64 mask;
-
-	for (dir = 0; dir < dirs; dir++) {
-		unsigned int page = first;
-
-		while ((word = nopin_next_used(range, &page, end, dir, &mask,
-					       &chunk))) {
-			mask &= NOPIN_COUNTS;
-			timeout = nopin_wait_idle(range, word, mask, timeout);
-			if (!timeout)
-				return false;
-		}
-	}
-	return true;
-}
-
-/* Can the caller of the notifier leave the mapping as it is? */
-static bool nopin_refusable(const struct mmu_notifier_range *mn)
-{
-	/* The OOM reaper, or somebody to whom unmapping is one way of many */
-	return !mmu_notifier_range_blockable(mn) ||
-	       (mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE) ||
-	       nopin_broken(WAIT);
-}
-
-/*
- * Who waits for I/O, and how long: the one place that decides. Returns a
- * timeout in jiffies.
- */
-static long nopin_patience(const struct nopin_range *range,
-			   const struct mmu_notifier_range *mn)
-{
-	bool refusable = nopin_refusable(mn);
-
-	if (nopin_broken(WAIT) || !mmu_notifier_range_blockable(mn))
-		return 0;
-	/*
-	 * Reclaim and compaction on behalf of an allocation. Drivers allocate
-	 * GFP_NOIO memory to complete the very I/O that we would wait for.
-	 */
-	if ((current->flags & PF_MEMALLOC) && !nopin_broken(MEMALLOC))
-		return 0;
-	if (refusable ? nopin_broken(REFUSE) : nopin_broken(BEHALF))
-		return MAX_SCHEDULE_TIMEOUT;
-	/* Page after page of a file, say: not that long for each of them */
-	if (time_before(jiffies, READ_ONCE(range->late)))
-		return 0;
-	/* As a rule I/O ends much earlier, and that is best for everybody */
-	return msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms));
-}
-
-/*
- * Directions whose I/O the change would disturb. A page that becomes read-only
- * or clean but stays where it is can still be read by a device. Not so for
- * MMU_NOTIFY_PROTECTION_VMA, during which hugetlb may unshare page tables,
- * which takes the mapping away.
- */
-static unsigned int nopin_dirs(const struct mmu_notifier_range *mn)
-{
-	BUILD_BUG_ON(NOPIN_FROM_DEVICE != 0);
-
-	if (mn->event == MMU_NOTIFY_PROTECTION_PAGE ||
-	    mn->event == MMU_NOTIFY_SOFT_DIRTY)
-		return NOPIN_FROM_DEVICE + 1;
-	return NOPIN_NR_DIRS;
-}
-
-/**
- * nopin_invalidate - close pages and wait for the I/O on them
- * @notifier: that of the range
- * @mn: what is about to change
- * @cur_seq: for mmu_interval_set_seq()
- *
- * A refusal may leave pages closed, which costs the next I/O on them a call of
- * nopin_open(). Without having waited, it leaves none closed that is in use.
- *
- * Return: whether the mapping may be changed. False is returned only if @mn is
- * not blockable or can be refused.
- */
-bool nopin_invalidate(struct mmu_interval_notifier *notifier,
-		      const struct mmu_notifier_range *mn,
-		      unsigned long cur_seq)
-{
-	struct nopin_range *range = container_of(notifier, struct nopin_range,
-						 notifier);
-	unsigned long start = max(mn->start, range->start);
-	unsigned long last = min(mn->end - 1, notifier->interval_tree.last);
-	unsigned int first = nopin_index(range, start);
-	unsigned int end = nopin_index(range, last) + 1;
-	unsigned int dirs = nopin_dirs(mn);
-	long patience = nopin_patience(range, mn);
-	bool refusable = nopin_refusable(mn);
-	bool only_idle = refusable && !patience;
-	ktime_t since;
-	bool busy;
-
-	/* Whoever relies on the PTE can go on doing so */
-	if ((mn->flags & MMU_NOTIFIER_RANGE_HINT) && !nopin_broken(HINT))
-		return true;
-	if (patience)
-		nopin_window_wait();
-
-	spin_lock(&range->lock);
-	if (only_idle && nopin_busy(range, first, end, dirs)) {
-		spin_unlock(&range->lock);
-		goto refuse;
-	}
-	mmu_interval_set_seq(notifier, cur_seq);
-	busy = nopin_close(range, first, end, dirs, only_idle);
-	spin_unlock(&range->lock);
-
-	if (!busy)
-		goto idle;
-	if (only_idle)
-		goto refuse;
-	if (mn->event == MMU_NOTIFY_RELEASE && nopin_broken(RELEASE))
-		return true;
-
-	if (patience) {
-		count_vm_event(NOPIN_WAIT);
-		since = ktime_get();
-		busy = !nopin_drain(range, first, end, dirs, patience);
-		trace_nopin_wait(mn, ktime_us_delta(ktime_get(), since), busy);
-		if (!busy)
-			goto idle;
-		/* Waiting is to be a small part of what the next ones do */
-		WRITE_ONCE(range->late, jiffies + 10 * patience);
-	}
-	if (refusable)
-		goto refuse;
-	while (!nopin_pin(range, first, end, dirs) &&
-	       !nopin_drain(range, first, end, dirs, HZ / 10))
-		; /* out of memory, for the moment */
-idle:
-	nopin_forget(range, first, end, dirs);
-	return true;
-
-refuse:
-	if (nopin_broken(WAIT))
-		goto idle;
-	count_vm_event(NOPIN_REFUSE);
-	trace_nopin_refuse(mn);
-	return false;
 }
 
 static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
@@ -796,6 +687,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&range->lock);
 	init_waitqueue_head(&range->wait);
+	INIT_WORK(&range->unpin, nopin_unpin_work);
 	refcount_set(&range->ref, 1);
 	range->late = jiffies;
 	range->crowded = jiffies;
@@ -817,12 +709,9 @@ static void nopin_range_free(struct rcu_head *rcu)
 	struct nopin_range *range = container_of(rcu, struct nopin_range, rcu);
 	unsigned int i;
 
-	for (i = 0; i < nopin_nr_chunks(range); i++) {
-		if (!range->chunk[i])
-			continue;
-		kfree(range->chunk[i]->cache.bvec);
-		kmem_cache_free(nopin_chunk_cache, range->chunk[i]);
-	}
+	for (i = 0; i < nopin_nr_chunks(range); i++)
+		if (range->chunk[i])
+			nopin_chunk_free_rcu(&range->chunk[i]->rcu);
 	kfree(range->huge);
 	kvfree(range);
 }
@@ -860,20 +749,20 @@ void nopin_range_destroy(struct nopin_range *range)
 	unsigned int i;
 
 	mmu_interval_notifier_remove(&range->notifier);
+	/* An aging of translations may free chunks at the same time */
+	spin_lock(&range->lock);
 	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->chunk[i])
 			nopin_cache_drop(range->chunk[i]);
+	spin_unlock(&range->lock);
 	nopin_range_put(range);
 }
 
 /* Before the first I/O */
-void __init nopin_range_init(void)
+int __init nopin_range_init(void)
 {
-	BUILD_BUG_ON(offsetof(struct nopin_chunk, word) ||
-		     sizeof(struct nopin_chunk) > NOPIN_CHUNK_ALIGN);
 	nopin_chunk_cache = kmem_cache_create("nopin_chunk",
-					      sizeof(struct nopin_chunk),
-					      NOPIN_CHUNK_ALIGN,
-					      SLAB_ACCOUNT | SLAB_PANIC, NULL);
-	nopin_cache_init();
+					      sizeof(struct nopin_chunk), 0,
+					      SLAB_ACCOUNT, NULL);
+	return nopin_chunk_cache ? 0 : -ENOMEM;
 }

@@ -114,8 +114,33 @@ static ssize_t rmap_wait_ms_store(struct kobject *kobj,
 
 static struct kobj_attribute rmap_wait_ms_attr = __ATTR_RW(rmap_wait_ms);
 
+static ssize_t first_ios_show(struct kobject *kobj,
+			      struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(nopin_first_ios));
+}
+
+static ssize_t first_ios_store(struct kobject *kobj,
+			       struct kobj_attribute *attr, const char *buf,
+			       size_t count)
+{
+	unsigned int nr;
+	int ret;
+
+	ret = kstrtouint(buf, 10, &nr);
+	if (ret)
+		return ret;
+	if (nr > NOPIN_FIRST_IOS_MAX)
+		return -EINVAL;
+	WRITE_ONCE(nopin_first_ios, nr);
+	return count;
+}
+
+static struct kobj_attribute first_ios_attr = __ATTR_RW(first_ios);
+
 static struct attribute *nopin_attrs[] = {
 	&direct_io_attr.attr,
+	&first_ios_attr.attr,
 	&io_uring_attr.attr,
 	&rmap_wait_ms_attr.attr,
 	NULL
@@ -164,9 +189,7 @@ static ssize_t fallback_show(struct kobject *kobj, struct kobj_attribute *attr,
 		.cause = NOPIN_FALLBACK_##_cause,			\
 	}
 
-NOPIN_FALLBACK_ATTR(polled, POLLED);
-NOPIN_FALLBACK_ATTR(device, DEVICE);
-NOPIN_FALLBACK_ATTR(fs, FS);
+NOPIN_FALLBACK_ATTR(first, FIRST);
 NOPIN_FALLBACK_ATTR(nomem, NOMEM);
 NOPIN_FALLBACK_ATTR(invalid, INVALID);
 NOPIN_FALLBACK_ATTR(special, SPECIAL);
@@ -176,9 +199,7 @@ NOPIN_FALLBACK_ATTR(nowait, NOWAIT);
 NOPIN_FALLBACK_ATTR(race, RACE);
 
 static struct attribute *nopin_fallback_attrs[] = {
-	&fallback_polled.attr.attr,
-	&fallback_device.attr.attr,
-	&fallback_fs.attr.attr,
+	&fallback_first.attr.attr,
 	&fallback_nomem.attr.attr,
 	&fallback_invalid.attr.attr,
 	&fallback_special.attr.attr,
@@ -211,9 +232,11 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_FLUSH]		= "flush",
 	[NOPIN_BREAK_BLOCK]		= "block",
 	[NOPIN_BREAK_MEMALLOC]		= "memalloc",
-	[NOPIN_BREAK_POLLED]		= "polled",
-	[NOPIN_BREAK_DEVICE]		= "device",
-	[NOPIN_BREAK_FS]		= "fs",
+	[NOPIN_BREAK_OTHER]		= "other",
+	[NOPIN_BREAK_PROMPT]		= "prompt",
+	[NOPIN_BREAK_BUYS]		= "buys",
+	[NOPIN_BREAK_BUDGET]		= "budget",
+	[NOPIN_BREAK_UNLOCKED]		= "unlocked",
 	[NOPIN_BREAK_DIRTY]		= "dirty",
 	[NOPIN_BREAK_IRQS]		= "irqs",
 	[NOPIN_BREAK_SPECIAL]		= "special",
@@ -264,7 +287,10 @@ static int __init nopin_init(void)
 	struct kobject *kobj;
 	int ret;
 
-	nopin_range_init();
+	/* Without memory at boot, I/O is pinned as ever */
+	ret = nopin_range_init() ?: nopin_pin_init() ?: nopin_cache_init();
+	if (ret)
+		return ret;
 	if (nopin_boot)
 		static_branch_enable(&nopin_direct_io_key);
 	nopin_break_init();

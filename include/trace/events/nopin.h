@@ -24,9 +24,7 @@
 	{ MMU_NOTIFY_EXCLUSIVE,		"exclusive" })
 
 #define show_nopin_cause(cause) __print_symbolic(cause,	\
-	{ NOPIN_FALLBACK_POLLED,	"polled" },	\
-	{ NOPIN_FALLBACK_DEVICE,	"device" },	\
-	{ NOPIN_FALLBACK_FS,		"fs" },		\
+	{ NOPIN_FALLBACK_FIRST,		"first" },	\
 	{ NOPIN_FALLBACK_NOMEM,		"nomem" },	\
 	{ NOPIN_FALLBACK_INVALID,	"invalid" },	\
 	{ NOPIN_FALLBACK_SPECIAL,	"special" },	\
@@ -117,23 +115,20 @@ TRACE_EVENT(nopin_refuse,
 
 /* Pages were pinned on behalf of I/O in flight, between start and end */
 TRACE_EVENT(nopin_pin,
-	TP_PROTO(unsigned long start, unsigned long end, unsigned int nr,
-		 enum nopin_dir dir),
-	TP_ARGS(start, end, nr, dir),
+	TP_PROTO(unsigned long start, unsigned long end, unsigned int nr),
+	TP_ARGS(start, end, nr),
 	TP_STRUCT__entry(
 		__field(unsigned long, start)
 		__field(unsigned long, end)
 		__field(unsigned int, nr)
-		__field(enum nopin_dir, dir)
 	),
 	TP_fast_assign(
 		__entry->start = start;
 		__entry->end = end;
 		__entry->nr = nr;
-		__entry->dir = dir;
 	),
-	TP_printk("start=%#lx end=%#lx pages=%u dir=%s", __entry->start,
-		  __entry->end, __entry->nr, show_nopin_dir(__entry->dir))
+	TP_printk("start=%#lx end=%#lx pins=%u", __entry->start,
+		  __entry->end, __entry->nr)
 );
 
 /* A bio had its pages pinned */

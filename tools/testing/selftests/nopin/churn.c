@@ -2,9 +2,9 @@
 /*
  * Everything at once: threads that do I/O and compare every byte, while others do
  * to the buffers all that may be done to memory, and while memory is freed with
- * I/O in flight for the rest to get hold of. With the wait for I/O left out of the
- * invalidations, this finds wrong bytes in seconds (R1, R13). Some of the memory
- * is that of a file, which is written back, and loses its pages, meanwhile.
+ * I/O in flight for the rest to get hold of. If invalidations neither wait for the
+ * I/O nor pin its pages, this finds wrong bytes in seconds (R1, R13). Some of the
+ * memory is that of a file, which is written back, and loses its pages, meanwhile.
  */
 #include <errno.h>
 #include <fcntl.h>

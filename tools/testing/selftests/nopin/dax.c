@@ -4,7 +4,9 @@
  * file system. The page is the block, so the file system must not give a block
  * away while it has I/O in flight (O3). With pins it looks for references to the
  * page and waits; without, truncation and hole punching first unmap the page, and
- * so wait for the I/O, or have it pinned if it takes long.
+ * so wait for a device that writes the page, or have it pinned if that takes long.
+ * A page that a device reads is pinned at once, and the file system then waits as
+ * it does with pins.
  */
 #include <errno.h>
 #include <fcntl.h>

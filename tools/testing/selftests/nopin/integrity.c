@@ -392,7 +392,7 @@ static int shape_max(struct vec *v)
 	return ret;
 }
 
-/* R16: one bio uses one page more often than a count of 7 bits can tell */
+/* R16: one bio uses one page more often than a count of 6 bits can tell */
 static int shape_same_page(struct vec *v)
 {
 	int ret = vec_mem(v, MEM_ANON, PAGE);

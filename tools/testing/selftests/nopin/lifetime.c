@@ -2,9 +2,10 @@
 /*
  * Memory that goes away, moves or changes while a device works on it. Guards the
  * invariant of the protocol: a page that is entered stays where it is until the
- * I/O is done. So: whoever unmaps waits (R1, R5), pages that are free belong to
- * nobody's I/O, and neighbours of a buffer do not wait. Or it waits for too long
- * and takes the pins: then it must be as with pins.
+ * I/O is done, or has a pin. So: whoever wants the pages not to change any more
+ * waits, or takes pins if it takes too long (R1, R5); whoever unmaps anonymous
+ * memory gains nothing by a wait and takes the pins at once; and neighbours of a
+ * buffer neither wait nor take pins. Pages that are free belong to nobody's I/O.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ struct life {
 	unsigned int done;
 	unsigned long wait, pinned;
 	bool late;		/* the I/O takes longer than anybody waits */
+	bool other;		/* the I/O is not prompt: nobody waits for it */
 	uint64_t seed;
 };
 
@@ -172,7 +174,7 @@ enum after { HAS_DATA, HAS_ZEROS, HAS_GRAB, IS_GONE };
 struct action {
 	int (*run)(struct life *l);
 	enum after after;
-	bool waits_for_writes;	/* as the pages go away */
+	bool protects;		/* from then on nobody may write to the memory */
 };
 
 static int act_munmap(struct life *l)
@@ -226,7 +228,7 @@ FIXTURE_VARIANT(life) {
 	enum engine eng;
 	enum mem_kind kind;
 	bool late;
-	bool fat;		/* by fs/direct-io.c */
+	bool fat;		/* by fs/direct-io.c, which is not prompt */
 };
 
 FIXTURE_VARIANT_ADD(life, aio_anon) { .eng = ENG_AIO, .kind = MEM_ANON };
@@ -252,6 +254,7 @@ FIXTURE_SETUP(life)
 			       variant->kind));
 	self->ready = true;
 	self->l.late = variant->late;
+	self->l.other = variant->fat;
 	if (self->l.late)
 		ASSERT_EQ(0, wait_ms_set(20));
 }
@@ -262,14 +265,24 @@ FIXTURE_TEARDOWN(life)
 		life_close(&self->l);
 }
 
+/* Those who gain nothing by a wait have taken pins at once, for all of the buffer */
+static void life_pinned_at_once(struct __test_metadata *_metadata, struct life *l,
+				unsigned int took)
+{
+	if (mode_get() == MODE_NOPIN)
+		EXPECT_EQ(l->pinned + l->len / PAGE, vmstat("nopin_pinned"));
+	EXPECT_EQ(l->wait, vmstat("nopin_wait"));
+	EXPECT_GT(NO_WAIT_MS, took);
+}
+
 static void life_run(struct __test_metadata *_metadata, struct life *l,
 		     const struct action *a, bool write)
 {
-	bool must_wait = mode_get() == MODE_NOPIN &&
-			 (!write || a->waits_for_writes);
+	bool waits = mode_get() == MODE_NOPIN && a->protects && !write && !l->other;
 	uint64_t start, took;
 
-	ASSERT_EQ(0, life_start(l, write, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
+	ASSERT_EQ(0, life_start(l, write, waits && !l->late ? GATE_WAIT : GATE_ASKED,
+				SOON_MS));
 	start = now_ms();
 	ASSERT_EQ(0, a->run(l)) TH_LOG("%s", strerror(errno));
 	took = now_ms() - start;
@@ -279,14 +292,14 @@ static void life_run(struct __test_metadata *_metadata, struct life *l,
 	ASSERT_LE(0, life_done(l));
 	note("%s: took %u ms, %u of %u transfers done after it",
 	     write ? "write" : "read", (unsigned int)took, l->done, NR_IO);
-	if (must_wait)
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
-	if (must_wait && l->late)
-		EXPECT_GT(vmstat("nopin_pinned"), l->pinned);
-	if (must_wait && !l->late) {
-		EXPECT_EQ(NR_IO, l->done);
-	} else if (l->late || mode_get() == MODE_PIN) {
+	if (!waits) {
+		life_pinned_at_once(_metadata, l, took);
 		EXPECT_EQ(0, l->done);
+	} else {
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+		EXPECT_EQ(l->pinned + (l->late ? l->len / PAGE : 0),
+			  vmstat("nopin_pinned"));
+		EXPECT_EQ(l->late ? 0 : NR_IO, l->done);
 	}
 	ASSERT_EQ(0, life_finish(l));
 
@@ -322,47 +335,43 @@ static void life_run(struct __test_metadata *_metadata, struct life *l,
 		life_run(_metadata, &self->l, &action_##name, true);	\
 	}
 
-LIFE_TEST(munmap, .after = IS_GONE, .waits_for_writes = true)
-LIFE_TEST(mmap_over, .after = HAS_GRAB, .waits_for_writes = true)
-LIFE_TEST(mremap, .after = HAS_DATA, .waits_for_writes = true)
-LIFE_TEST(protect_read, .after = HAS_DATA)
-LIFE_TEST(protect_none, .after = HAS_DATA)
-LIFE_TEST(dontneed, .after = HAS_ZEROS, .waits_for_writes = true)
+LIFE_TEST(munmap, .after = IS_GONE)
+LIFE_TEST(mmap_over, .after = HAS_GRAB)
+LIFE_TEST(mremap, .after = HAS_DATA)
+LIFE_TEST(protect_read, .after = HAS_DATA, .protects = true)
+LIFE_TEST(protect_none, .after = HAS_DATA, .protects = true)
+LIFE_TEST(dontneed, .after = HAS_ZEROS)
 
 /*
  * Is @copy what a child may see of one transfer: how it was before, or after? A
- * fork waits for I/O that is not pinned, if not for long; pinned pages it copies
- * while the device writes them, so there each byte is one or the other.
+ * fork copies the pages while the device writes them, so each byte is one or the
+ * other.
  */
-static bool fork_either(struct life *l, const char *copy, int i, bool whole)
+static bool fork_either(struct life *l, const char *copy, int i)
 {
 	static char old[MAX_IO_LEN], new[MAX_IO_LEN];
 
 	pat_fill(old, l->io_len, ~l->seed, life_pos(l, i));
 	pat_fill(new, l->io_len, l->seed, life_pos(l, i));
-	if (!memcmp(copy, old, l->io_len) || !memcmp(copy, new, l->io_len))
-		return true;
 	for (size_t b = 0; b < l->io_len; b++)
-		if (whole || (copy[b] != old[b] && copy[b] != new[b]))
+		if (copy[b] != old[b] && copy[b] != new[b])
 			return false;
 	return true;
 }
 
-/*
- * The parent gets all of its data; a child sees all or nothing of a transfer,
- * and what arrives later is not seen there.
- */
+/* The parent gets all of its data; what arrives later is not seen by a child */
 TEST_F_TIMEOUT(life, fork_read, 60)
 {
 	struct life *l = &self->l;
 	enum { CHILDREN = 4 };
-	bool whole = mode_get() == MODE_NOPIN && !l->late;
+	uint64_t start, took = 0;
 	int status, over[2];
 	pid_t pids[CHILDREN];
 
 	ASSERT_EQ(0, pipe(over));
-	ASSERT_EQ(0, life_start(l, false, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
+	ASSERT_EQ(0, life_start(l, false, GATE_ASKED, 0));
 	for (int c = 0; c < CHILDREN; c++) {
+		start = now_ms();
 		pids[c] = fork();
 		ASSERT_LE(0, pids[c]);
 		if (!pids[c]) {
@@ -371,12 +380,14 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 			close(over[1]);
 			memcpy(copy, l->addr, l->len);
 			for (int i = 0; i < NR_IO; i++)
-				if (!fork_either(l, copy + i * l->io_len, i, whole))
+				if (!fork_either(l, copy + i * l->io_len, i))
 					_exit(1);
 			if (read(over[0], copy, 1))
 				_exit(3);
 			_exit(memcmp(copy, l->addr, l->len) ? 2 : 0);
 		}
+		if (now_ms() - start > took)
+			took = now_ms() - start;
 		/* Then some of the data arrives, and some more */
 		if (c)
 			ASSERT_EQ(0, gate_open(&l->gate));
@@ -389,8 +400,7 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 		ASSERT_EQ(pids[c], waitpid(pids[c], &status, 0));
 		EXPECT_EQ(0, status);
 	}
-	if (mode_get() == MODE_NOPIN)
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+	life_pinned_at_once(_metadata, l, took);
 }
 
 /*
@@ -403,11 +413,13 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 	/* Huge pages of hugetlbfs come and go as a whole */
 	size_t half = variant->kind == MEM_HUGETLB ? 0 : l->len / 2;
 	int status, step[2];
+	uint64_t start, took;
 	pid_t pid;
 	char c;
 
 	ASSERT_EQ(0, pipe(step));
-	ASSERT_EQ(0, life_start(l, true, l->late ? GATE_ASKED : GATE_WAIT, SOON_MS));
+	ASSERT_EQ(0, life_start(l, true, GATE_ASKED, 0));
+	start = now_ms();
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -419,14 +431,19 @@ TEST_F_TIMEOUT(life, fork_write, 60)
 		memset(l->addr, GRAB_BYTE, l->len);
 		_exit(byte_check(l->addr, l->len, GRAB_BYTE) >= 0);
 	}
-	ASSERT_LE(0, life_done(l));
 	/*
-	 * The device only reads the pages, no reason to hold up a fork; but
-	 * hugetlbfs does not say that it only write-protects them
+	 * The device only reads the pages: fork() leaves them as they are. But
+	 * hugetlbfs does not say that it only write-protects them.
 	 */
 	if (variant->kind != MEM_HUGETLB)
-		EXPECT_EQ(0, l->done);
+		EXPECT_EQ(l->pinned, vmstat("nopin_pinned"));
 	ASSERT_EQ(0, madvise(l->addr + half, l->len - half, MADV_DONTNEED));
+	took = now_ms() - start;
+	EXPECT_EQ(0, life_done(l));
+	EXPECT_EQ(l->wait, vmstat("nopin_wait"));
+	if (mode_get() == MODE_NOPIN)
+		EXPECT_LE(l->pinned + (l->len - half) / PAGE, vmstat("nopin_pinned"));
+	EXPECT_GT(NO_WAIT_MS, took);
 	ASSERT_EQ(1, write(step[1], "", 1));
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
@@ -621,7 +638,6 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 		     bool write)
 {
 	struct reader r = { .l = l, .write = write };
-	bool nopin = mode_get() == MODE_NOPIN;
 	uint64_t start, took;
 	pthread_t th;
 
@@ -630,8 +646,8 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 		ASSERT_EQ(0, target_fill(&l->gate.t, l->len, l->seed, 0));
 	pat_fill(l->addr, l->len, l->seed, 0);
 	l->wait = vmstat("nopin_wait");
-	ASSERT_EQ(0, gate_shut(&l->gate, nopin && !l->late ? GATE_WAIT : GATE_ASKED,
-			       2 * SOON_MS));
+	l->pinned = vmstat("nopin_pinned");
+	ASSERT_EQ(0, gate_shut(&l->gate, GATE_ASKED, 0));
 	ASSERT_EQ(0, pthread_create(&th, NULL, reader_thread, &r));
 	ASSERT_EQ(0, gate_held(&l->gate, 1));
 	/* It has submitted all of it when it waits */
@@ -641,19 +657,14 @@ static void sync_run(struct __test_metadata *_metadata, struct life *l,
 	ASSERT_EQ(0, munmap(l->addr, l->len));
 	took = now_ms() - start;
 	ASSERT_EQ(0, grab_fill(&l->grab));
+	life_pinned_at_once(_metadata, l, took);
 	ASSERT_EQ(0, gate_open(&l->gate));
 	ASSERT_EQ(0, pthread_join(th, NULL));
-	note("munmap took %u ms", (unsigned int)took);
 	/* The transfer had begun, so it is one of the whole */
 	EXPECT_EQ(l->len, r.ret);
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	if (write)
 		EXPECT_EQ(-1, target_check(&l->gate.t, l->len, l->seed, 0));
-	if (nopin) {
-		if (!l->late)
-			EXPECT_LE(2 * SOON_MS, took);
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
-	}
 }
 
 TEST_F_TIMEOUT(life, other_thread_read, 60)
@@ -667,10 +678,10 @@ TEST_F_TIMEOUT(life, other_thread_write, 60)
 }
 
 /*
- * New I/O where earlier I/O takes so long that it was pinned: it does not wait,
- * and the two do not get into each other's way.
+ * New I/O where earlier I/O is in flight that was pinned when its memory went away:
+ * it does not wait, and the two do not get into each other's way.
  */
-TEST(late_again)
+TEST(pinned_again)
 {
 	enum { SEED = 13 };
 	unsigned long busy, race;
@@ -683,7 +694,6 @@ TEST(late_again)
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, life_open(&l, "NOPIN_HELD", ENG_AIO, MEM_ANON, MEM_ANON));
 	ASSERT_EQ(0, target_fill(&t, l.len, SEED, 0));
-	ASSERT_EQ(0, wait_ms_set(20));
 	ASSERT_EQ(0, life_start(&l, false, GATE_ASKED, 0));
 	ASSERT_EQ(0, act_dontneed(&l));
 
@@ -714,43 +724,123 @@ TEST(late_again)
 
 /*
  * Pages between those of a buffer are free to change: the state is kept for each
- * page, and nobody waits for the neighbours'.
+ * page, and nobody waits for the neighbours', or has them pinned. In a huge page as
+ * well: if it is mapped by a PMD that has to be split, all of it stays where it is.
  */
-TEST(neighbours)
-{
-	enum { NR = 32, SEED = 11 };
-	unsigned long wait;
+
+FIXTURE(neighbours) {
 	struct gate g;
-	struct mem m;
 	struct ioq q;
+	struct mem m;
+	bool ready;
+};
 
+FIXTURE_VARIANT(neighbours) {
+	enum mem_kind kind;
+	bool write;
+};
+
+FIXTURE_VARIANT_ADD(neighbours, anon_read) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(neighbours, anon_write) { .kind = MEM_ANON, .write = true };
+FIXTURE_VARIANT_ADD(neighbours, thp_read) { .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(neighbours, thp_write) { .kind = MEM_THP, .write = true };
+FIXTURE_VARIANT_ADD(neighbours, thp_pte_read) { .kind = MEM_THP_PTE };
+FIXTURE_VARIANT_ADD(neighbours, thp_pte_write) {
+	.kind = MEM_THP_PTE, .write = true };
+
+#define NR_CHANGES	7
+#define NR_NEIGHBOURS	(4 * NR_CHANGES)
+
+FIXTURE_SETUP(neighbours)
+{
 	NEED("NOPIN_HELD");
-	ASSERT_EQ(0, gate_init(&g, "NOPIN_HELD"));
-	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 2 * NR * PAGE));
-	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, NR));
-	ASSERT_EQ(0, target_fill(&g.t, 2 * NR * PAGE, SEED, 0));
-	wait = vmstat("nopin_wait");
-	ASSERT_EQ(0, gate_shut(&g, GATE_WAIT, 0));
-	for (int i = 0; i < NR; i++)
-		ASSERT_EQ(0, ioq_start(&q, i, g.t.fd, false, m.p + 2 * i * PAGE,
-				       PAGE, 2 * i * PAGE));
-	for (int i = 0; i < NR; i += 2) {
-		char *p = m.p + (2 * i + 1) * PAGE;
+	/* A wait shows, and does not take all the time that the test has */
+	ASSERT_EQ(0, wait_ms_set(2 * NO_WAIT_MS));
+	ASSERT_EQ(0, gate_init(&self->g, "NOPIN_HELD"));
+	ASSERT_EQ(0, mem_get(&self->m, variant->kind,
+			     mem_of_huge(variant->kind) ? HUGE_LEN :
+						2 * NR_NEIGHBOURS * PAGE));
+	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, NR_NEIGHBOURS));
+	self->ready = true;
+}
 
-		ASSERT_EQ(0, mprotect(p, PAGE, PROT_READ));
-		ASSERT_EQ(0, madvise(p, PAGE, MADV_DONTNEED));
-		ASSERT_EQ(0, munmap(p, PAGE));
+FIXTURE_TEARDOWN(neighbours)
+{
+	if (!self->ready)
+		return;
+	ioq_exit(&self->q);
+	gate_exit(&self->g);
+	mem_put(&self->m);
+	wait_ms_set(DEFAULT_WAIT_MS);
+}
+
+/* Change a page in one of several ways; 0 or -1 */
+static int neighbour_change(char *p, unsigned int how)
+{
+	char *to;
+
+	switch (how) {
+	case 0:
+		return madvise(p, PAGE, MADV_DONTNEED);
+	case 1:
+		return mprotect(p, PAGE, PROT_READ);
+	case 2:
+		return madvise(p, PAGE, MADV_FREE);
+	case 3:
+		return madvise(p, PAGE, MADV_COLD);
+	case 4:
+		return mlock(p, PAGE);
+	case 5:
+		to = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		return mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to ?
+			0 : -1;
+	default:
+		return munmap(p, PAGE);
 	}
-	EXPECT_EQ(0, ioq_reap(&q, 0, NULL));
+}
+
+/* The first change is what splits a PMD: let each be the first in turn */
+static void neighbours_run(struct __test_metadata *_metadata, struct gate *g,
+			   struct ioq *q, char *p, bool wr, unsigned int first)
+{
+	enum { SEED = 11 };
+	unsigned long wait, pinned;
+	uint64_t start;
+
+	ASSERT_EQ(0, target_fill(&g->t, 2 * NR_NEIGHBOURS * PAGE, wr ? ~SEED : SEED, 0));
+	pat_fill(p, 2 * NR_NEIGHBOURS * PAGE, wr ? SEED : ~SEED, 0);
+	wait = vmstat("nopin_wait");
+	pinned = vmstat("nopin_pinned");
+	ASSERT_EQ(0, gate_shut(g, GATE_ASKED, 0));
+	for (int i = 0; i < NR_NEIGHBOURS; i++)
+		ASSERT_EQ(0, ioq_start(q, i, g->t.fd, wr, p + 2 * i * PAGE, PAGE,
+				       2 * i * PAGE));
+	start = now_ms();
+	for (int i = 0; i < NR_NEIGHBOURS; i++)
+		ASSERT_EQ(0, neighbour_change(p + (2 * i + 1) * PAGE,
+					      (i + first) % NR_CHANGES))
+			TH_LOG("%s", strerror(errno));
+	EXPECT_GT(NO_WAIT_MS, now_ms() - start);
+	EXPECT_EQ(0, ioq_reap(q, 0, NULL));
 	EXPECT_EQ(wait, vmstat("nopin_wait"));
-	ASSERT_EQ(0, gate_open(&g));
-	ASSERT_EQ(NR, ioq_reap(&q, NR, NULL));
-	for (int i = 0; i < NR; i++)
-		EXPECT_EQ(-1, pat_check(m.p + 2 * i * PAGE, PAGE, SEED,
-					2 * i * PAGE));
-	ioq_exit(&q);
-	gate_exit(&g);
-	mem_put(&m);
+	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
+	ASSERT_EQ(0, gate_open(g));
+	ASSERT_EQ(NR_NEIGHBOURS, ioq_reap(q, NR_NEIGHBOURS, NULL));
+	for (int i = 0; i < NR_NEIGHBOURS; i++) {
+		EXPECT_EQ(-1, pat_check(p + 2 * i * PAGE, PAGE, SEED, 2 * i * PAGE));
+		if (wr)
+			EXPECT_EQ(-1, target_check(&g->t, PAGE, SEED, 2 * i * PAGE));
+	}
+}
+
+TEST_F_TIMEOUT(neighbours, change, 120)
+{
+	for (unsigned int first = 0; first < NR_CHANGES; first++) {
+		neighbours_run(_metadata, &self->g, &self->q, self->m.p,
+			       variant->write, first);
+		mem_put(&self->m);
+		ASSERT_EQ(0, mem_get(&self->m, variant->kind, self->m.len));
+	}
 }
 
 /* A file whose mapping is the buffer loses the pages */
@@ -800,22 +890,32 @@ static int act_remove(struct life *l)
 }
 
 /*
- * Truncation may give up waiting and take pins instead, so what counts is that
- * the free pages are let alone and that the file's new pages are empty.
+ * The free pages are let alone, and the file's new pages are empty. Truncation waits
+ * for what a device writes to the file's pages, so that it is in the file, or not.
+ * Pages that a device only reads are pinned at once.
  */
 static void file_run(struct __test_metadata *_metadata, struct life *l,
 		     int (*act)(struct life *l), bool write)
 {
-	ASSERT_EQ(0, life_start(l, write, GATE_WAIT, SOON_MS));
+	bool waits = mode_get() == MODE_NOPIN && !write;
+	uint64_t start, took;
+
+	ASSERT_EQ(0, life_start(l, write, waits ? GATE_WAIT : GATE_ASKED, SOON_MS));
+	start = now_ms();
 	ASSERT_EQ(0, act(l)) TH_LOG("%s", strerror(errno));
+	took = now_ms() - start;
 	ASSERT_EQ(0, grab_fill(&l->grab));
+	if (waits) {
+		EXPECT_GT(vmstat("nopin_wait"), l->wait);
+		EXPECT_EQ(l->pinned, vmstat("nopin_pinned"));
+	} else {
+		life_pinned_at_once(_metadata, l, took);
+	}
 	ASSERT_EQ(0, life_finish(l));
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	EXPECT_EQ(-1, byte_check(l->addr, l->len, 0));
 	if (write) {
 		EXPECT_EQ(-1, life_check_disk(l));
-	} else if (mode_get() == MODE_NOPIN) {
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
 	}
 }
 

@@ -22,22 +22,22 @@ flavor=${NOPIN_FLAVOR:-kasan}
 # Which rule of Documentation/mm/nopin.rst, how it is broken, who notices
 table='
 R1	wait		nopin-protocol.test_waits_for_exit
-R1	wait		lifetime:other_thread_read
+R1	wait		lifetime:protect_read_read
 R1	early_exit	lifetime:other_thread_read
 R2	flush		selfmap:read_same
 R3	block		errors:read
 R4	memalloc	nopin-protocol.test_refused_in_reclaim
 R4	memalloc	reclaim:pageout
-R5	late_exit	passthrough:unmap_read
-R6	polled		accounting:polled
-R7	device		accounting:loop
-R8	fs		accounting:btrfs
+R5	late_exit	starve:submitter
+R6	prompt		accounting:polled_in_flight
+R6	other		passthrough:protect_read
+R8	prompt		lifetime:protect_read_read
 R9	dirty		dirty:lazyfree
 R10	irqs		nopin-walk.test_walk_is_atomic
 R11	special		nopin-walk.test_secretmem
 R12	free		nopin-protocol.test_destroyed_during_exit
 R13	reopen		nopin-protocol.test_overlapping
-R15	release		nopin-protocol.test_mm_release
+R15	release		nopin-mapping.test_event
 R16	overflow	nopin-protocol.test_count_full
 R1	stale		nopin-cache.test_unknown_page
 R1	stale		fixed:mapping
@@ -53,6 +53,8 @@ bound	refuse		nopin-protocol.test_refused_after_patience
 bound	refuse		throttle:bound_refusable
 bound	behalf		nopin-mapping.test_change_pins
 bound	behalf		throttle:bound_truncate
+bound	budget		throttle:bound_places
+bound	buys		lifetime:munmap_read
 bound	hint		nopin-mapping.test_hint
 '
 

@@ -26,11 +26,6 @@
 #define SWITCH		"/sys/kernel/mm/nopin/direct_io"
 #define FALLBACK_DIR	"/sys/kernel/mm/nopin/fallback"
 
-static const char *const causes[] = {
-	"polled", "device", "fs", "nomem", "invalid", "special", "busy",
-	"extents", "nowait",
-};
-
 const char *const mem_name[NR_MEM] = {
 	[MEM_ANON]		= "anon",
 	[MEM_ANON_GIB]		= "anon across 1 GiB",
@@ -154,16 +149,6 @@ unsigned long fallback(const char *cause)
 	if (sysfs_read(path, buf, sizeof(buf)))
 		return 0;
 	return strtoul(buf, NULL, 10);
-}
-
-unsigned long fallback_but(const char *cause)
-{
-	unsigned long sum = 0;
-
-	for (size_t i = 0; i < sizeof(causes) / sizeof(causes[0]); i++)
-		if (!cause || strcmp(causes[i], cause))
-			sum += fallback(causes[i]);
-	return sum;
 }
 
 int wait_ms_set(unsigned int ms)
@@ -878,7 +863,7 @@ static int gate_release(struct gate_shared *s, unsigned int seen)
 	return ret;
 }
 
-/* Who has waited in vain a moment ago does not wait once more, but pins at once */
+/* Who gains nothing by a wait, or has waited in vain a moment ago, pins at once */
 static unsigned long gate_waits(void)
 {
 	struct vmstat all;

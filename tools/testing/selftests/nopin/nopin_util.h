@@ -55,15 +55,15 @@ int vmstat_read(struct vmstat *all, bool refresh);
 unsigned long vmstat_in(const struct vmstat *all, const char *name);
 unsigned long vmstat(const char *name);
 unsigned long fallback(const char *cause);
-/* All causes but @cause (which may be NULL) */
-unsigned long fallback_but(const char *cause);
 
 /*
- * How long changes of mappings wait for I/O before its pages are pinned; without
- * the switch nobody waits anyway
+ * How long whoever changes a mapping waits for I/O, if that buys him something,
+ * before its pages are pinned; without the switch nobody waits anyway
  */
 #define DEFAULT_WAIT_MS	100	/* the default */
 #define LONG_WAIT_MS	60000	/* until the I/O is done */
+/* Who does not wait takes less than that, on a slow machine as well */
+#define NO_WAIT_MS	1000
 
 int wait_ms_set(unsigned int ms);
 

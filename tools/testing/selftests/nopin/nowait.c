@@ -96,8 +96,8 @@ TEST_F(nowait, works)
 }
 
 /*
- * Somebody changes a mapping that has I/O in flight, so may have to wait, with the
- * mmap_lock held: whoever faults waits as well, so let all others be ready before.
+ * Somebody changes the protection of memory that a device writes, so he waits, with
+ * the mmap_lock held: whoever faults waits as well, so let all others be ready before.
  */
 struct changer {
 	char *p;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * NVMe commands from user space, whose memory goes away while a device works on
- * it. The pages of such a request are unpinned, or were, by the task that has
- * issued it; without pins it ends with the request (R5): the task may be busy
- * unmapping the very memory.
+ * NVMe commands from user space, whose memory goes away, or is protected, while a
+ * device works on it. The task that has issued a request gives its pages back, and
+ * may be busy changing their mapping: so nobody waits for such a request (R6).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -138,12 +137,12 @@ TEST_F_TIMEOUT(passthrough, bytes, 60)
 	EXPECT_EQ(vmstat("nr_foll_pin_released"), vmstat("nr_foll_pin_acquired"));
 }
 
-/* Commands in flight, and their issuer replaces the memory */
+/* Commands in flight, and their issuer protects the memory, or replaces it */
 static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
-		      struct mem *m, struct grab *grab, bool write)
+		      struct mem *m, struct grab *grab, bool write, bool protect)
 {
 	unsigned long pinned, waits;
-	uint64_t seed = now_ms(), start;
+	uint64_t seed = now_ms(), start, took;
 
 	if (!write)
 		ASSERT_EQ(0, target_fill(&n->slow.t, 2 * LEN, seed, 0));
@@ -157,31 +156,48 @@ static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
 					   m->p + i * PIECE, PIECE, piece_pos(i)));
 	ASSERT_EQ(NR, io_uring_submit(&n->ring));
 	start = now_ms();
-	ASSERT_EQ(0, madvise(m->p, m->len, MADV_DONTNEED));
-	note("%s: the memory is free after %u ms", write ? "write" : "read",
-	     (unsigned int)(now_ms() - start));
+	ASSERT_EQ(0, protect ? mprotect(m->p, m->len, PROT_READ) :
+			       madvise(m->p, m->len, MADV_DONTNEED));
+	took = now_ms() - start;
+	note("%s: the memory is %s after %u ms", write ? "write" : "read",
+	     protect ? "protected" : "free", (unsigned int)took);
 
 	/* Whatever was freed is used at once by somebody else */
 	ASSERT_EQ(0, grab_fill(grab));
-	if (mode_get() == MODE_NOPIN) {
-		EXPECT_LT(waits, vmstat("nopin_wait"));
-		EXPECT_EQ(pinned, vmstat("nopin_pinned"));
-	}
+	EXPECT_GT(NO_WAIT_MS, took);
+	EXPECT_EQ(waits, vmstat("nopin_wait"));
+	/* All of it was in flight */
+	if (mode_get() == MODE_NOPIN)
+		EXPECT_EQ(pinned + LEN / PAGE, vmstat("nopin_pinned"));
 	ASSERT_EQ(0, nvme_reap(n, NR));
 	EXPECT_EQ(-1, grab_check(grab));
-	EXPECT_EQ(-1, byte_check(m->p, LEN, 0));
+	for (int i = 0; protect && i < NR; i++)
+		EXPECT_EQ(-1, pat_check(m->p + i * PIECE, PIECE, seed, piece_pos(i)));
+	if (!protect)
+		EXPECT_EQ(-1, byte_check(m->p, LEN, 0));
 	for (int i = 0; write && i < NR; i++)
 		EXPECT_EQ(-1, target_check(&n->slow.t, PIECE, seed, piece_pos(i)));
 }
 
 TEST_F_TIMEOUT(passthrough, unmap_read, 60)
 {
-	in_flight(_metadata, &self->n, &self->m, &self->grab, false);
+	in_flight(_metadata, &self->n, &self->m, &self->grab, false, false);
 }
 
 TEST_F_TIMEOUT(passthrough, unmap_write, 60)
 {
-	in_flight(_metadata, &self->n, &self->m, &self->grab, true);
+	in_flight(_metadata, &self->n, &self->m, &self->grab, true, false);
+}
+
+/* That they are not waited for says so: for other I/O mprotect() waits */
+TEST_F_TIMEOUT(passthrough, protect_read, 60)
+{
+	in_flight(_metadata, &self->n, &self->m, &self->grab, false, true);
+}
+
+TEST_F_TIMEOUT(passthrough, protect_write, 60)
+{
+	in_flight(_metadata, &self->n, &self->m, &self->grab, true, true);
 }
 
 /* A request that is never issued: the device does not know the command */
@@ -196,16 +212,19 @@ TEST_F_TIMEOUT(passthrough, refused, 60)
 		.cdw10 = ~0U,
 		.cdw12 = PIECE / self->n.ns.block - 1,
 	};
+	unsigned long pinned;
 
 	EXPECT_LT(0, ioctl(self->n.ns.fd, NVME_IOCTL_IO_CMD, &cmd));
 	EXPECT_EQ(vmstat("nr_foll_pin_released"), vmstat("nr_foll_pin_acquired"));
-	/* Nothing is left that this would wait for, or it takes very long */
+	/* Nothing is left that this would pin */
+	pinned = vmstat("nopin_pinned");
 	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
 	/* Longer than a request can be */
 	cmd.data_len = 2 * MB;
 	cmd.cdw12 = 2 * MB / self->n.ns.block - 1;
 	EXPECT_EQ(-1, ioctl(self->n.ns.fd, NVME_IOCTL_IO_CMD, &cmd));
 	ASSERT_EQ(0, madvise(self->m.p, self->m.len, MADV_DONTNEED));
+	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
 }
 
 TEST_HARNESS_MAIN

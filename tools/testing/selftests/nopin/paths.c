@@ -14,7 +14,7 @@
  *
  * BIOS are those without pins, and PINS pins, per I/O; HELD are pins that exist
  * before the first I/O, those of registered buffers; CAUSES are the fallbacks per
- * I/O that were counted, as "device=1 fs=1". ERROR is why there is nothing to
+ * I/O that were counted, as "first=1 busy=1". ERROR is why there is nothing to
  * count: the name of an errno, or "data" if what was read is wrong.
  *
  * Exits with 0 unless the target could not be opened: what the lines are worth is
@@ -166,6 +166,12 @@ static int path_open(void)
 		return -errno;
 	target.block = SECTOR;
 	target.size = FILE_SIZE;
+	/*
+	 * Some file systems hold locks and disable page faults: there the first I/O of
+	 * a process gets pins, and has done what later I/O needs to be without
+	 */
+	if (S_ISREG(st.st_mode) && pread(target.fd, buf, MAX_LEN, 0) < 0)
+		return -errno;
 	if (S_ISBLK(st.st_mode))
 		return target_blkdev();
 	return 0;

@@ -523,7 +523,9 @@ pins()
 	     END { print a - r }' /proc/vmstat
 }
 
-before=$(cat $nopin/direct_io)
+before=$(cat $nopin/direct_io) first_ios=$(cat $nopin/first_ios)
+# A process does without pins from its first I/O on: paths does a few of a kind
+echo 0 >$nopin/first_ios || exit 2
 for name in $all; do
 	begin=$(date +%s) start=$(pins)
 	dev='' groups='' reason='' undo=''
@@ -550,6 +552,7 @@ case $before in
 *"[pin]"*) echo pin >$nopin/direct_io ;;
 *) echo nopin >$nopin/direct_io ;;
 esac
+echo "$first_ios" >$nopin/first_ios
 
 if [ $# -eq 0 ]; then
 	echo "# end|all"

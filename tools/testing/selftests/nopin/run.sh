@@ -181,6 +181,8 @@ if [ -e $nopin/direct_io ]; then
 elif [ "$mode" = nopin ]; then
 	die "this kernel has no nopin"
 fi
+# A process does without pins from its first I/O on, so that all of them count
+put 0 $nopin/first_ios
 
 mkmount ext4 "$disk_ext4" $mnt/ext4 mkfs.ext4 -q -F && export NOPIN_EXT4=$mnt/ext4
 mkmount xfs "$disk_xfs" $mnt/xfs mkfs.xfs -q -f && export NOPIN_XFS=$mnt/xfs
@@ -197,7 +199,7 @@ if [ -e $free_1g ] && [ "$(cat $free_1g)" -gt 0 ]; then
 	export NOPIN_1G=1
 fi
 
-# Devices and file systems whose I/O takes pins in either mode
+# Devices and file systems whose I/O is not prompt: nobody waits for it
 loop_file=$mnt/ext4/loop
 if [ -n "${NOPIN_EXT4:-}" ] && truncate -s 32M $loop_file; then
 	NOPIN_LOOP=$(losetup -f --show $loop_file) && export NOPIN_LOOP

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * More I/O in flight on one page than a count of 7 bits can hold (R16): what does
+ * More I/O in flight on one page than a count of 6 bits can hold (R16): what does
  * not fit is pinned, and the count is right again when all is over.
  */
 #include <errno.h>

@@ -4,8 +4,9 @@
  * through, and its bios sit in the throttle with their pages entered. Whoever has
  * to do with these pages must get on all the same, whatever their number, and do
  * no harm: who can be refused is refused, for anybody else the pages are pinned
- * on behalf of the I/O. Pinned pages hold up nobody to begin with, so in pin mode
- * the same times are asked for; what differs is said where it does.
+ * on behalf of the I/O, at once if a wait would give him nothing. Pinned pages hold
+ * up nobody to begin with, so in pin mode the same times are asked for; what differs
+ * is said where it does.
  *
  * No test waits for the throttle. It is lifted once the time has been taken.
  *
@@ -625,6 +626,24 @@ do {									\
 			  vmstat("nopin_pinned") - (v)->pinned);	\
 } while (0)
 
+/* Nobody has waited, as all he could get by it is what pins give him */
+#define EXPECT_NO_WAIT(v)						\
+	EXPECT_EQ((v)->wait, vmstat("nopin_wait"))
+
+#define EXPECT_WAIT(v)							\
+do {									\
+	if (mode_get() == MODE_NOPIN)					\
+		EXPECT_LT((v)->wait, vmstat("nopin_wait"));		\
+} while (0)
+
+/* Somebody has been refused, and no page has been pinned for him */
+#define EXPECT_REFUSED(v)						\
+do {									\
+	if (mode_get() == MODE_NOPIN)					\
+		EXPECT_LT((v)->refuse, vmstat("nopin_refuse"));		\
+	EXPECT_EQ((v)->pinned, vmstat("nopin_pinned"));			\
+} while (0)
+
 #define ASSERT_FINISHED(v)						\
 do {									\
 	ASSERT_EQ(0, victim_lift(v));					\
@@ -864,10 +883,8 @@ TEST_F_TIMEOUT(throttle, pageout, 60)
 		ASSERT_LE(0, timed(v, run_process_madvise, NULL, MADV_PAGEOUT));
 		say(v, "pageout");
 		EXPECT_BOUNDED(v);
-		if (mode_get() == MODE_NOPIN) {
-			EXPECT_LT(0, vmstat("nopin_refuse") - v->refuse);
-			EXPECT_EQ(v->pinned, vmstat("nopin_pinned"));
-		}
+		EXPECT_REFUSED(v);
+		EXPECT_NO_WAIT(v);
 		ASSERT_FINISHED(v);
 		EXPECT_EQ(-1, call(v, in_check, 0));
 		EXPECT_EQ(0, victim_close(v));
@@ -904,6 +921,12 @@ static void lose_pages(struct __test_metadata *_metadata, struct victim *v,
 	ASSERT_EQ(0, ftruncate(fd, LEN));
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
+	/* What a device writes to the file's pages is in the file, or it is not */
+	if (s->write) {
+		EXPECT_NO_WAIT(v);
+	} else {
+		EXPECT_WAIT(v);
+	}
 	ASSERT_FINISHED(v);
 	EXPECT_EQ(-1, grab_check(&v->grab));
 	/* The file has got new pages, if any */
@@ -944,8 +967,8 @@ static long run_sync(struct victim *v, long fd)
 }
 
 /*
- * 64 busy pages, one bound for all of them. A device that reads the pages does
- * not mind their being clean: then nobody waits.
+ * 64 busy pages, one bound for all of them: that of the task that syncs. A device
+ * that reads the pages does not mind their being clean: then nobody waits.
  */
 static void writeback(struct __test_metadata *_metadata, struct victim *v,
 		      const struct setup *s, const char *what,
@@ -961,8 +984,9 @@ static void writeback(struct __test_metadata *_metadata, struct victim *v,
 	say(v, what);
 	EXPECT_BOUNDED(v);
 	if (s->write) {
-		EXPECT_EQ(v->wait, vmstat("nopin_wait"));
+		EXPECT_NO_WAIT(v);
 	} else {
+		EXPECT_WAIT(v);
 		EXPECT_PINNED(v);
 	}
 	/* Again, with pages that are pinned by now */
@@ -1012,6 +1036,12 @@ static void after_unmap(struct __test_metadata *_metadata, struct victim *v,
 	ASSERT_EQ(0, grab_fill(&v->grab));
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
+	/* Pages of a file may be written back from then on */
+	if (s->write || fd < 0) {
+		EXPECT_NO_WAIT(v);
+	} else {
+		EXPECT_WAIT(v);
+	}
 	/* Clean, if nobody remembers the I/O */
 	if (fd >= 0) {
 		EXPECT_EQ(0, fsync(fd));
@@ -1075,8 +1105,11 @@ static void protect(struct __test_metadata *_metadata, struct victim *v,
 	ASSERT_EQ(0, timed(v, NULL, in_mprotect, prot));
 	say(v, prot == PROT_NONE ? "mprotect none" : "mprotect read");
 	EXPECT_BOUNDED(v);
-	if (!s->write) {
-		EXPECT_PINNED(v);
+	EXPECT_PINNED(v);
+	if (s->write) {
+		EXPECT_NO_WAIT(v);
+	} else {
+		EXPECT_WAIT(v);
 	}
 	if (fd >= 0) {
 		ASSERT_EQ(0, timed(v, run_fsync, NULL, fd));
@@ -1120,9 +1153,8 @@ TEST_F_TIMEOUT(throttle, fork, 60)
 		ASSERT_EQ(0, timed(v, NULL, in_fork, 0));
 		say(v, "fork");
 		EXPECT_BOUNDED(v);
-		if (s->write) {
-			EXPECT_EQ(v->wait, vmstat("nopin_wait"));
-		} else {
+		EXPECT_NO_WAIT(v);
+		if (!s->write) {
 			EXPECT_PINNED(v);
 		}
 		ASSERT_FINISHED(v);
@@ -1155,6 +1187,7 @@ TEST_F_TIMEOUT(throttle, soft_dirty, 60)
 		ASSERT_EQ(0, timed(v, run_soft_dirty, NULL, 0));
 		say(v, "soft-dirty");
 		EXPECT_BOUNDED(v);
+		EXPECT_WAIT(v);
 		EXPECT_PINNED(v);
 		ASSERT_FINISHED(v);
 		EXPECT_EQ(-1, call(v, in_check, 0));
@@ -1198,6 +1231,9 @@ TEST_F_TIMEOUT(throttle, sigkill, 60)
 		EXPECT_LE(BALLAST / PAGE * 3 / 4, freed);
 		EXPECT_GT(2 * BOUND_MS, v->ms);
 		EXPECT_PINNED(v);
+		if (fd < 0) {
+			EXPECT_NO_WAIT(v);
+		}
 		ASSERT_EQ(0, grab_fill(&v->grab));
 		if (fd >= 0) {
 			EXPECT_EQ(0, fsync(fd));
@@ -1255,9 +1291,7 @@ TEST_F_TIMEOUT(throttle, ksm, 60)
 		say(v, "ksm");
 		EXPECT_BOUNDED(v);
 		/* It wanted to write-protect them, as they looked the same */
-		if (mode_get() == MODE_NOPIN) {
-			EXPECT_LT(v->pinned, vmstat("nopin_pinned"));
-		}
+		EXPECT_REFUSED(v);
 		ASSERT_FINISHED(v);
 		EXPECT_EQ(-1, call(v, in_check, 0));
 		EXPECT_EQ(0, sysfs_write(KSM "run", "2"));
@@ -1281,6 +1315,7 @@ TEST_F_TIMEOUT(throttle, collapse, 60)
 		EXPECT_BOUNDED(v);
 		/* There is I/O on some of the pages: it cannot */
 		EXPECT_GT(0, ret);
+		EXPECT_REFUSED(v);
 		ASSERT_FINISHED(v);
 		EXPECT_EQ(-1, call(v, in_check, 0));
 		if (s->write) {
@@ -1357,6 +1392,96 @@ TEST_F_TIMEOUT(throttle, bound_truncate, 60)
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
 	ASSERT_FINISHED(v);
+	close(fd);
+	EXPECT_EQ(0, victim_close(v));
+}
+
+/*
+ * The bound is that of the task that waits, for all it goes through: a page of a
+ * file that is mapped at many places, each in another GiB and with a read of its own
+ * in flight, does not hold up a task that syncs the file for longer than one would.
+ */
+#define NR_PLACES	20
+
+static char *places[NR_PLACES];
+
+/* Where each of them has its read from */
+static off_t place_pos(int i)
+{
+	return i * 2 * PAGE;
+}
+
+static long in_places(struct victim *v, long unused)
+{
+	char *space = mmap(NULL, (NR_PLACES + 1) * GB, PROT_NONE, MAP_PRIVATE |
+			   MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (space == MAP_FAILED)
+		return -errno;
+	for (int i = 0; i < NR_PLACES; i++) {
+		places[i] = mmap(space + i * GB, LEN, PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_FIXED, v->m.fd, 0);
+		if (places[i] == MAP_FAILED)
+			return -errno;
+		places[i][0] = i;
+	}
+	return ioq_init(&v->q, ENG_AIO, NR_PLACES);
+}
+
+static long in_places_start(struct victim *v, long unused)
+{
+	int ret = ioq_start(&v->head, 0, v->fd, false, v->scratch, HEAD, HEAD_POS);
+
+	for (int i = 0; i < NR_PLACES && !ret; i++)
+		ret = ioq_start(&v->q, i, v->fd, false, places[i], PAGE,
+				place_pos(i));
+	return ret;
+}
+
+static long in_places_done(struct victim *v, long min)
+{
+	return ioq_reap(&v->q, min, NULL);
+}
+
+TEST_F_TIMEOUT(throttle, bound_places, 60)
+{
+	struct victim *v = &self->v;
+	unsigned long bios;
+	int fd;
+
+	ASSERT_EQ(0, wait_ms("300"));
+	/* The engine is for the buffer, which has no I/O */
+	ASSERT_EQ(0, victim_open(v, &(struct setup) { MEM_SHARED_EXT4, ENG_URING }, 0));
+	fd = file_open(v);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, call(v, in_places, 0));
+	bios = vmstat("nopin_bio");
+	ASSERT_EQ(0, hold(v, true));
+	ASSERT_EQ(0, pthread_create(&v->guard, NULL, guard_thread, v));
+	v->guarded = true;
+	ASSERT_EQ(0, call(v, in_places_start, 0));
+	/* A worker may submit the first one, in its own time */
+	for (int i = 0; i < 1000 && mode_get() == MODE_NOPIN; i++) {
+		if (vmstat("nopin_bio") - bios >= NR_PLACES + 1)
+			break;
+		usleep(10000);
+	}
+	v->refuse = vmstat("nopin_refuse");
+	v->pinned = vmstat("nopin_pinned");
+	v->wait = vmstat("nopin_wait");
+	ASSERT_EQ(0, timed(v, run_fsync, NULL, fd));
+	say(v, "fsync through many mappings");
+	EXPECT_GT(BOUND_MS, v->ms);
+	EXPECT_GT(BOUND_MS, v->smaps_ms);
+	EXPECT_EQ(0, call(v, in_places_done, 0));
+	if (mode_get() == MODE_NOPIN) {
+		EXPECT_LE(KNOWN_MS - 20, v->ms);
+		/* With a bound for each of them it were NR_PLACES times as long */
+		EXPECT_GT(2 * KNOWN_MS, v->ms);
+		EXPECT_EQ(v->pinned + NR_PLACES, vmstat("nopin_pinned"));
+	}
+	ASSERT_EQ(0, victim_lift(v));
+	ASSERT_EQ(NR_PLACES, call(v, in_places_done, NR_PLACES));
 	close(fd);
 	EXPECT_EQ(0, victim_close(v));
 }

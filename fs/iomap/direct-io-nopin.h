@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Direct I/O of iomap without page pins.
+ */
+#ifndef _IOMAP_DIRECT_IO_NOPIN_H
+#define _IOMAP_DIRECT_IO_NOPIN_H
+
+#include <linux/bio.h>
+#include <linux/iomap.h>
+
+/*
+ * Whoever gets a bio by way of ->submit_io may hold it as long as he likes, and
+ * end it from a work item, as btrfs does. Nobody may wait for its pages then.
+ */
+static inline bool iomap_nopin_other(const struct iomap_dio_ops *dops)
+{
+	return dops && dops->submit_io;
+}
+
+/* How many bio_vecs to allocate where it would be @nr otherwise */
+static inline unsigned int iomap_nopin_vecs(const struct iomap_dio_ops *dops,
+					    const struct iov_iter *iter,
+					    unsigned int nr)
+{
+	return iomap_nopin_other(dops) ? nr : bio_nopin_vecs(iter, nr);
+}
+
+/* bio_iov_iter_get_pages(); @started: the I/O as a whole cannot be retried */
+static inline int iomap_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
+					struct kiocb *iocb,
+					const struct iomap_dio_ops *dops,
+					bool started)
+{
+	unsigned int flags = 0;
+
+	if (iomap_nopin_other(dops))
+		flags |= BIO_NOPIN_OTHER;
+	if (started)
+		flags |= BIO_NOPIN_STARTED;
+	return bio_iov_iter_get_pages_nopin(bio, iter, iocb, flags);
+}
+
+#endif /* _IOMAP_DIRECT_IO_NOPIN_H */
