@@ -423,6 +423,8 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
  * The young() of &struct mmu_interval_notifier_ops.
  *
  * Context: Any, with the lock of the notifiers held.
+ *
+ * Return: whether it has.
  */
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear)
