@@ -352,11 +352,13 @@ bool nopin_mapped(struct mm_struct *mm, unsigned long addr)
 	spin_unlock(ptl);
 	if (mapped)
 		return true;
-	pte = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	pte = pte_offset_map_nolock(mm, pmd, addr, &ptl);
 	if (!pte)
 		return false;
+	spin_lock(ptl);
 	mapped = pte_present(ptep_get(pte)) && !nopin_pte_special(ptep_get(pte));
-	pte_unmap_unlock(pte, ptl);
+	spin_unlock(ptl);
+	pte_unmap(pte);
 	return mapped;
 }
 
