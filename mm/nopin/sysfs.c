@@ -90,6 +90,21 @@ static ssize_t io_uring_store(struct kobject *kobj, struct kobj_attribute *attr,
 
 static struct kobj_attribute io_uring_attr = __ATTR_RW(io_uring);
 
+static ssize_t nopin_store_uint(const char *buf, size_t count,
+				unsigned int *value, unsigned int max)
+{
+	unsigned int new;
+	int ret;
+
+	ret = kstrtouint(buf, 10, &new);
+	if (ret)
+		return ret;
+	if (new > max)
+		return -EINVAL;
+	WRITE_ONCE(*value, new);
+	return count;
+}
+
 static ssize_t rmap_wait_ms_show(struct kobject *kobj,
 				 struct kobj_attribute *attr, char *buf)
 {
@@ -100,16 +115,7 @@ static ssize_t rmap_wait_ms_store(struct kobject *kobj,
 				  struct kobj_attribute *attr, const char *buf,
 				  size_t count)
 {
-	unsigned int ms;
-	int ret;
-
-	ret = kstrtouint(buf, 10, &ms);
-	if (ret)
-		return ret;
-	if (ms > NOPIN_RMAP_WAIT_MAX)
-		return -EINVAL;
-	WRITE_ONCE(nopin_rmap_wait_ms, ms);
-	return count;
+	return nopin_store_uint(buf, count, &nopin_rmap_wait_ms, NOPIN_RMAP_WAIT_MAX);
 }
 
 static struct kobj_attribute rmap_wait_ms_attr = __ATTR_RW(rmap_wait_ms);
@@ -124,16 +130,7 @@ static ssize_t first_ios_store(struct kobject *kobj,
 			       struct kobj_attribute *attr, const char *buf,
 			       size_t count)
 {
-	unsigned int nr;
-	int ret;
-
-	ret = kstrtouint(buf, 10, &nr);
-	if (ret)
-		return ret;
-	if (nr > NOPIN_FIRST_IOS_MAX)
-		return -EINVAL;
-	WRITE_ONCE(nopin_first_ios, nr);
-	return count;
+	return nopin_store_uint(buf, count, &nopin_first_ios, NOPIN_FIRST_IOS_MAX);
 }
 
 static struct kobj_attribute first_ios_attr = __ATTR_RW(first_ios);
