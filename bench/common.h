@@ -130,6 +130,25 @@ static inline int pages_on(void **page, int nr, int node)
 	return sum;
 }
 
+/*
+ * Whoever moves pages that are in use waits for the I/O, but not for long: try
+ * again, as long as there was any success within a second. How many have moved.
+ */
+static inline int move_all_to(void **page, int nr, int node)
+{
+	uint64_t since = now_us();
+	int moved = 0, before;
+
+	do {
+		before = moved;
+		move_pages_to(page, nr, node);
+		moved = pages_on(page, nr, node);
+		if (moved > before)
+			since = now_us();
+	} while (moved < nr && now_us() - since < 1000000);
+	return moved;
+}
+
 /* Does the disk give back what write_disk() wrote? null_blk may not. */
 static inline bool disk_keeps(int fd)
 {

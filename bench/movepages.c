@@ -3,8 +3,8 @@
  * Move the pages of a buffer to another NUMA node while a disk writes to them.
  *
  * A thread keeps reads in flight, one per slot of the buffer, and compares what
- * was read with what is on the disk. Meanwhile move_pages() is asked, once for
- * each page, to move the buffer. Prints one line of JSON.
+ * was read with what is on the disk. Meanwhile move_pages() is asked to move the
+ * buffer, and again as long as that gets any further. Prints one line of JSON.
  *
  * The first 8 MiB of the disk are overwritten.
  */
@@ -126,9 +126,8 @@ int main(int argc, char **argv)
 	busy = atomic_load(&in_flight);
 	before = atomic_load(&reads);
 	us = now_us();
-	move_pages_to(page, PAGES, 1);
+	moved = move_all_to(page, PAGES, 1);
 	us = now_us() - us;
-	moved = pages_on(page, PAGES, 1);
 
 	/* The reads go on, into pages at their new place */
 	while (atomic_load(&reads) < before + 4 * SLOTS)

@@ -321,9 +321,8 @@ static void do_move(bool busy)
 		fill(slots, PAGES * PAGE, SLOT, 0);
 	}
 	us = now_us();
-	move_pages_to(page, PAGES, 1);
+	moved = move_all_to(page, PAGES, 1);
 	us = now_us() - us;
-	moved = pages_on(page, PAGES, 1);
 
 	if (busy) {
 		/* The reads go on, into pages at their new place */
