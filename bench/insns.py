@@ -26,10 +26,8 @@ CLASSES = {
     "lookup": """
         iov_iter_extract_pages pin_user_pages_fast is_valid_gup_args gup_fast_.* try_get_folio
         try_grab_folio.* __pte_offset_map bio_iov_iter_get_pages __bio_add_page
-        bvec_try_merge_page bio_nopin_(get|join|point|enter|alloc|inline|add|copy|prepare)_?.* bio_nopin_single memcpy_orig
-        nopin_enter.* nopin_make_young nopin_open nopin_cached nopin_learn nopin_walk.* nopin_pte_ok
-        nopin_huge_ok nopin_index nopin_len nopin_mm_.* nopin_young
-        nopin_check""",
+        bvec_try_merge_page bio_nopin_(get|known|try|enter|alloc|add|copy|prepare).*
+        memcpy_orig nopin_(enter|open|walk|find|pmd|pud|mm|present|no_entry).*""",
     # that the device has written to the pages
     "dirtying": """
         bio_set_pages_dirty bio_check_pages_dirty folio_mark_dirty folio_mapping
@@ -40,8 +38,6 @@ CLASSES = {
     "rest": ".*",
 }
 PATTERNS = {name: re.compile("|".join(words.split())) for name, words in CLASSES.items()}
-# Has the lookup of what is known inline
-INLINE = "blkdev_direct_IO"
 # Called once for a page that is pinned, and once when that ends
 HALVES = {"mod_node_page_state": ("lookup", "release")}
 
@@ -104,17 +100,6 @@ def difference(less, more, ios, addrs, names, device):
             "functions": {name: tuple(f) for name, f in functions.items() if any(f)}}
 
 
-def share_inline(profiles, job):
-    """Without pins part of the lookup is inline: count what that takes more."""
-    if any((job, mode) not in profiles for mode in lib.MODES):
-        return
-    pin, nopin = ((profiles[job, mode]["functions"].get(INLINE, (0, 0))[0])
-                  for mode in lib.MODES)
-    classes = profiles[job, "nopin"]["classes"]
-    classes["lookup"] += max(0, nopin - pin)
-    classes["rest"] -= max(0, nopin - pin)
-
-
 def profile(jobs, modes, image, vmlinux):
     """{(job's name, mode): profile}, of jobs of one device; and the kernel's version."""
     lib.compile_c("insns.c", PLUGIN, "-shared", "-fPIC")
@@ -157,6 +142,4 @@ def profile(jobs, modes, image, vmlinux):
         result[report["job"], report["mode"]] = difference(
             counts[i], counts[i + 1], reports[i + 1]["ios"] - report["ios"], addrs, names,
             device)
-    for job in jobs:
-        share_inline(result, job.name)
     return result, head["kernel"]

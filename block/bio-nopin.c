@@ -18,13 +18,13 @@
 #include <linux/nopin_break.h>
 #include <linux/nopin_state.h>
 #include <linux/pagemap.h>
+#include <linux/sched.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
-#include "bio-nopin.h"
 #include "blk.h"
 
 /*
@@ -32,6 +32,55 @@
  * page that moves takes two: one while its PTE is a migration entry.
  */
 #define BIO_NOPIN_TRIES		16
+
+static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
+{
+	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
+}
+
+/* How many pages is that? */
+static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
+{
+	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+/* One bio_vec for several pages that have been entered, if that does */
+static __always_inline bool bio_nopin_single(struct bio_vec *to,
+					     const struct nopin_chunk *chunk,
+					     unsigned long addr, size_t nr,
+					     size_t len)
+{
+	unsigned int start = nopin_start(addr);
+
+	if (!nopin_contiguous(chunk, start, nr))
+		return false;
+	bvec_set_page(to, chunk->bvec[start].bv_page, len, offset_in_page(addr));
+	return true;
+}
+
+/* The bio's inline vecs, or NULL */
+static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
+{
+	if (bio->bi_max_vecs)
+		return bio->bi_io_vec;
+	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
+	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
+							NULL;
+}
+
+/*
+ * May an invalidation wait for the bio? Not if it is polled: then it ends when
+ * its submitter, who may be the one that waits, looks after it.
+ */
+static __always_inline bool bio_nopin_prompt(const struct bio *bio,
+					     struct kiocb *iocb,
+					     unsigned int flags)
+{
+	if (nopin_broken(PROMPT))
+		return true;
+	return !(flags & BIO_NOPIN_OTHER) && bdev_prompt(bio->bi_bdev) &&
+	       !((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb));
+}
 
 /* A position in an iov_iter, cheaper than a copy of it */
 struct bio_nopin_pos {
@@ -86,7 +135,7 @@ static noinline void bio_nopin_put_many(struct bio *bio)
 	unsigned int i;
 
 	for (i = 0; i < ext->nr; i++)
-		nopin_exit_extent(&ext->many[i], bio_nopin_dir(bio));
+		nopin_exit(&ext->many[i], bio_nopin_dir(bio));
 	kfree(ext->many);
 }
 
@@ -97,36 +146,13 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 	if (unlikely(ext->is_array))
 		bio_nopin_put_many(bio);
 	else
-		nopin_exit_extent(ext, bio_nopin_dir(bio));
+		nopin_exit(ext, bio_nopin_dir(bio));
 }
 
 /* How many pages the bio can take: it gets bio_vecs later if it has none yet */
 static unsigned short bio_nopin_max_vecs(const struct bio *bio)
 {
 	return bio->bi_max_vecs ?: BIO_MAX_VECS;
-}
-
-/*
- * Enter the pages of a piece that does not cross a multiple of
- * NOPIN_CACHE_SIZE. -ENXIO if a range has to be created; otherwise the errors of
- * nopin_enter().
- */
-static int bio_nopin_enter_pages(struct mm_struct *mm, unsigned long addr,
-				 size_t len, enum nopin_dir dir, bool prompt,
-				 struct nopin_extent *ext)
-{
-	struct nopin_range *range = nopin_mm_find(mm, addr);
-
-	if (unlikely(!range))
-		return -ENXIO;
-	ext->range = range;
-	ext->first = nopin_index(range, addr);
-	ext->nr = bio_nopin_nr(addr, len);
-	ext->other = !prompt;
-	ext->is_array = false;
-	if (!prompt)
-		return nopin_enter_other(range, ext->first, ext->nr, dir);
-	return nopin_enter(range, ext->first, ext->nr, dir);
 }
 
 /*
@@ -213,35 +239,16 @@ static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
-/* One bio_vec for pages that follow each other in memory, if they do */
-static bool bio_nopin_single(struct bio_vec *to, struct nopin_chunk *chunk,
-			     unsigned long addr, size_t len)
-{
-	const struct nopin_cache *cache = &chunk->cache;
-	unsigned int start = nopin_start(addr);
-
-	if (nopin_whole(cache)) {
-		bio_nopin_set_huge(to, chunk, addr, len);
-		return true;
-	}
-	if (!nopin_contiguous(cache, start, bio_nopin_nr(addr, len)))
-		return false;
-	bvec_set_page(to, cache->bvec[start].bv_page, len,
-		      offset_in_page(addr));
-	return true;
-}
-
-/* The translations of entered pages, which are known: how many bio_vecs? */
+/* The translations of entered pages: how many bio_vecs? */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
 				     struct nopin_chunk *chunk,
 				     unsigned long addr, size_t len)
 {
 	unsigned short nr = bio_nopin_nr(addr, len);
 
-	if (bio_nopin_single(to, chunk, addr, len))
+	if (bio_nopin_single(to, chunk, addr, nr, len))
 		return 1;
-	memcpy(to, nopin_bvec(&chunk->cache, nopin_start(addr)),
-	       nr * sizeof(*to));
+	memcpy(to, &chunk->bvec[nopin_start(addr)], nr * sizeof(*to));
 	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset_in_page(addr) - len;
 	to->bv_offset += offset_in_page(addr);
 	to->bv_len -= offset_in_page(addr);
@@ -249,10 +256,9 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 }
 
 /*
- * Enter and translate as much of @iter as the bio can hold. Nothing is left
- * entered on errors: those of nopin_enter() and nopin_translate(), -ENXIO if a
- * range has to be created, -ENOSPC if there is no room for the extents. @fail is
- * the position of what they are about.
+ * Enter as much of @iter as the bio can hold. Nothing is left entered on errors:
+ * -EAGAIN if pages have to be opened, -ENOSPC if there is no room for the extents.
+ * @fail is the position of what they are about.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			 bool prompt, struct bio_nopin_pos *fail)
@@ -276,7 +282,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		struct nopin_chunk *chunk;
 		struct nopin_extent ext;
 		unsigned long addr;
-		bool known, huge;
+		bool entered;
 		size_t len;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CACHE_SIZE, &addr);
@@ -289,37 +295,19 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		/* Until the pages are entered */
 		rcu_read_lock();
 		chunk = nopin_mm_chunk(mm, addr);
-		known = chunk && nopin_enter_cached(chunk, addr,
-						    bio_nopin_nr(addr, len),
-						    dir, prompt, &ext);
+		entered = chunk && nopin_enter(chunk, addr,
+					       bio_nopin_nr(addr, len), dir,
+					       prompt, &ext);
 		rcu_read_unlock();
-		if (!known) {
-			ret = -EFAULT;
-			if (unlikely(!access_ok((void __user *)addr, len)))
-				goto fail;
-			ret = bio_nopin_enter_pages(mm, addr, len, dir, prompt,
-						    &ext);
-			if (unlikely(ret))
-				goto fail;
-			chunk = nopin_chunk(ext.range, ext.first);
-			known = nopin_cached(ext.range, ext.first, ext.nr, dir);
-		}
+		ret = -EAGAIN;
+		if (unlikely(!entered))
+			goto fail;
 		if (unlikely(!bio_nopin_add(bio, &ext))) {
-			nopin_exit_extent(&ext, dir);
+			nopin_exit(&ext, dir);
 			ret = -ENOSPC;
 			goto fail;
 		}
-		if (known) {
-			vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
-		} else {
-			ret = nopin_translate(ext.range, ext.first, ext.nr,
-					      addr, len, dir, vecs, &vcnt,
-					      &huge);
-			if (unlikely(ret))
-				goto fail;
-			nopin_learn(ext.range, ext.first, ext.nr, dir, vecs,
-				    size, huge);
-		}
+		vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
 		size += len;
 		bio_nopin_advance(&pos, len);
 		if (!pos.left)
@@ -343,46 +331,29 @@ fail:
 	return ret;
 }
 
-/* Are there states of that page? */
-static bool bio_nopin_has_states(unsigned long addr)
-{
-	bool has;
-
-	rcu_read_lock();
-	has = nopin_mm_chunk(current->mm, addr);
-	rcu_read_unlock();
-	return has;
-}
-
 /*
  * Whatever may sleep, for one piece of @iter that does not cross a multiple of
- * NOPIN_CACHE_SIZE, and for which bio_nopin_try() has failed with @error: fault
- * it in, or open its pages. -ENXIO if later I/O may do without pins.
+ * NOPIN_CACHE_SIZE: fault it in, and open its pages. -ENXIO if later I/O may do
+ * without pins; other errors are those of nopin_open() and nopin_fault().
  */
 static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 				   unsigned long addr, size_t len,
-				   enum nopin_dir dir, int error, bool again,
-				   unsigned int open)
+				   enum nopin_dir dir, bool nowait, bool again)
 {
 	struct mm_struct *mm = current->mm;
 	struct nopin_range *range;
-	bool fault;
+	int ret;
 
 	if (!access_ok((void __user *)addr, len))
 		return -EFAULT;
-	/* States are made only of memory of which something is there */
-	fault = error == -EFAULT ||
-		(!bio_nopin_has_states(addr) && !nopin_present(mm, addr));
-	if (fault) {
-		if (iter->nofault)
-			return -EFAULT;
-		if (again)
-			return -EAGAIN;
-		return nopin_fault(mm, addr, error == -EFAULT ? len : 1, dir);
+	/* Nothing is allocated for memory of which nothing is there */
+	if (!nopin_present(mm, addr)) {
+		ret = -EFAULT;
+		goto fault;
 	}
 
 	range = nopin_mm_find(mm, addr);
-	if (!range) {
+	if (unlikely(!range)) {
 		/* The caller may hold a lock that comes behind the mmap_lock */
 		if (iter->nofault) {
 			nopin_mm_want(mm, addr);
@@ -394,14 +365,18 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 		if (IS_ERR(range))
 			return -ENOMEM;
 	}
-	return nopin_open(range, nopin_index(range, addr),
-			  bio_nopin_nr(addr, len), dir, open);
+	ret = nopin_open(range, nopin_index(range, addr),
+			 bio_nopin_nr(addr, len), dir, nowait);
+fault:
+	if (ret != -EFAULT || iter->nofault)
+		return ret;
+	/* Later tries are going to open it */
+	return again ? -EAGAIN : nopin_fault(mm, addr, len, dir);
 }
 
 /* From where it failed, as far as a bio reaches with a page in each bio_vec */
 static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
-			     struct bio_nopin_pos pos, int error, bool again,
-			     unsigned int open)
+			     struct bio_nopin_pos pos, bool nowait, bool again)
 {
 	size_t room = (size_t)bio->bi_max_vecs << PAGE_SHIFT;
 	unsigned long addr;
@@ -411,8 +386,7 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 	while ((len = bio_nopin_next(iter, &pos, room, &addr))) {
 		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
 		ret = bio_nopin_prepare_piece(iter, addr, len,
-					      bio_nopin_dir(bio), error, again,
-					      open);
+					      bio_nopin_dir(bio), nowait, again);
 		if (ret)
 			return ret;
 		room -= len;
@@ -428,8 +402,6 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			   bool nowait, bool again)
 {
-	unsigned int open = (nowait || iter->nofault ? NOPIN_OPEN_NOWAIT : 0) |
-			    (prompt ? 0 : NOPIN_OPEN_OTHER);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	size_t left = iov_iter_count(iter);
 	unsigned int tries = 0;
@@ -443,15 +415,10 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	if (!bio->bi_max_vecs)
 		bio_nopin_alloc_vecs(bio, iter);
 
+	nowait |= iter->nofault;
 	while ((ret = bio_nopin_try(bio, iter, prompt, &pos))) {
-		switch (ret) {
-		case -EBUSY:
-			return NOPIN_FALLBACK_BUSY;
-		case -EPERM:
-			return NOPIN_FALLBACK_SPECIAL;
-		case -ENOSPC:
+		if (ret == -ENOSPC)
 			return NOPIN_FALLBACK_EXTENTS;
-		}
 		if (pos.left < left) {
 			left = pos.left;
 			tries = 0;
@@ -459,8 +426,7 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 		if (++tries > BIO_NOPIN_TRIES)
 			return NOPIN_FALLBACK_RACE;
 
-		/* -EFAULT, -EAGAIN or -ENXIO */
-		ret = bio_nopin_prepare(bio, iter, pos, ret, again, open);
+		ret = bio_nopin_prepare(bio, iter, pos, nowait, again);
 		switch (ret) {
 		case 0:
 			continue;
@@ -468,14 +434,16 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			return NOPIN_FALLBACK_NOMEM;
 		case -ENXIO:
 			return NOPIN_FALLBACK_FIRST;
+		case -EPERM:
+			return NOPIN_FALLBACK_SPECIAL;
 		case -EBUSY:
-			/* Earlier I/O has got pins, and may go on for long */
+			/* Earlier I/O may go on for long */
 			return NOPIN_FALLBACK_BUSY;
 		case -ETIME:
 			/* Something is being invalidated all the time */
 			return NOPIN_FALLBACK_RACE;
 		case -EAGAIN:
-			if (open & NOPIN_OPEN_NOWAIT)
+			if (nowait)
 				return again ? -EAGAIN : NOPIN_FALLBACK_NOWAIT;
 			continue;
 		default:
@@ -485,54 +453,90 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	return NOPIN_FALLBACK_NONE;
 }
 
-#ifdef CONFIG_NOPIN_BREAK
 /* Break a rule if the tests say so */
-void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
+static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
 {
 	const struct nopin_extent *ext = &bio->bi_nopin;
 
 	if (nopin_broken(FLUSH))
 		kiocb_write_and_wait(iocb, bio->bi_iter.bi_size);
 	if (nopin_broken(BLOCK) && !ext->is_array)
-		nopin_open(ext->range, ext->first, ext->nr, bio_nopin_dir(bio),
-			   NOPIN_OPEN_NOWAIT);
+		nopin_open(ext->range, ext->first, 1, bio_nopin_dir(bio), true);
 	if (nopin_broken(EARLY_EXIT))
 		bio_nopin_exit(bio);
 }
-#endif
 
-/* A single bio_vec, if that saves many */
-bool bio_nopin_join(struct bio *bio, struct nopin_chunk *chunk,
-		    unsigned long addr, size_t len)
+/* The pages have been entered */
+static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
 {
-	struct bio_vec *to = bio_nopin_inline_vecs(bio);
-
-	if (!to || !bio_nopin_single(to, chunk, addr, len))
-		return false;
-	bio->bi_io_vec = to;
-	bio->bi_vcnt = 1;
-	return true;
+	bio_set_flag(bio, BIO_NOPIN);
+	count_vm_event(NOPIN_BIO);
+	bio_nopin_break(bio, iocb);
 }
 
 /**
- * bio_nopin_get_known - add user pages to a bio, if their places are known
+ * bio_nopin_known - add user pages to a bio, if their places are known
  * @bio: as for bio_nopin_get_pages()
  * @iter: as for bio_nopin_get_pages()
  * @iocb: as for bio_nopin_get_pages()
  *
- * The fast part of bio_nopin_get_pages(), which has to be called if this fails.
- * It does for all I/O but that with buffers in one piece that were used lately.
- * What there is of @iter is a number of blocks.
+ * The way of most I/O: the buffer is in one piece, and it was used lately. Then the
+ * bio points to the translations. What there is of @iter is a number of blocks.
  *
- * Context: As for nopin_enter().
+ * Context: As for nopin_enter(). Not static for the sake of tests.
  *
- * Return: 0 if the bio has got all of @iter, which is at its end now, or else
- * -EAGAIN.
+ * Return: whether the bio has got all of @iter, which is at its end now.
  */
-int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb)
+bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 {
-	return bio_nopin_known(bio, iter, iocb);
+	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
+	size_t nr = bio_nopin_nr(addr, iter->count);
+	struct nopin_chunk *chunk;
+	struct bio_vec *to;
+	bool prompt;
+
+	if (!iter_is_ubuf(iter))
+		return false;
+	/* Replacing bi_io_vec would leak an allocated array */
+	if (bio->bi_max_vecs > BIO_NOPIN_VECS && bio->bi_pool)
+		return false;
+
+	addr = untagged_addr(addr);
+	if (unlikely(nopin_start(addr) + nr > NOPIN_CHUNK_PAGES))
+		return false;
+	prompt = bio_nopin_prompt(bio, iocb, 0);
+	if (prompt)
+		nopin_window_begin();
+	/* Until the pages are entered */
+	rcu_read_lock();
+	chunk = nopin_mm_chunk(current->mm, addr);
+	if (unlikely(!chunk ||
+		     !nopin_enter(chunk, addr, nr, bio_nopin_dir(bio), prompt,
+				  &bio->bi_nopin)))
+		goto fail;
+	rcu_read_unlock();
+
+	to = bio_nopin_inline_vecs(bio);
+	if (nr > 1 && to &&
+	    bio_nopin_single(to, chunk, addr, nr, iter->count)) {
+		bio->bi_io_vec = to;
+		bio->bi_vcnt = 1;
+	} else {
+		bio->bi_io_vec = &chunk->bvec[nopin_start(addr)];
+		bio->bi_vcnt = nr;
+		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+		bio_set_flag(bio, BIO_CLONED);
+	}
+	bio->bi_iter.bi_size = iter->count;
+	/* What iov_iter_advance() does */
+	iter->iov_offset += iter->count;
+	iter->count = 0;
+	bio_nopin_done(bio, iocb);
+	return true;
+fail:
+	rcu_read_unlock();
+	nopin_window_end();
+	return false;
 }
 
 /**
@@ -568,6 +572,8 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 
 	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
 
+	if (!(flags & BIO_NOPIN_OTHER) && likely(bio_nopin_known(bio, iter, iocb)))
+		return 0;
 	if (!user_backed_iter(iter))
 		return bio_iov_iter_get_pages(bio, iter);
 	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),

@@ -7,12 +7,16 @@
 #define _LINUX_BIO_NOPIN_H
 
 #include <linux/blk_types.h>
-#include <linux/math.h>
-#include <linux/minmax.h>
-#include <linux/nopin.h>
 #include <linux/uio.h>
 
+struct kiocb;
+struct request;
+
 int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter);
+
+/* How bio_iov_iter_get_pages_nopin() is called */
+#define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
+#define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
 
 /* That many are embedded in a bio: allocating fewer saves nothing */
 #define BIO_NOPIN_VECS	4
@@ -27,24 +31,13 @@ static inline bool bio_nopin(const struct bio *bio)
 	return IS_ENABLED(CONFIG_NOPIN) && bio->bi_flags & (1U << BIO_NOPIN);
 }
 
-/*
- * iov_iter_npages() for those who allocate that many bio_vecs: the common case
- * is spared the call, and small buffers the count.
- */
-static inline int bio_nopin_npages(struct iov_iter *iter, int max)
-{
-	if (IS_ENABLED(CONFIG_NOPIN) && iter_is_ubuf(iter) && iter->count) {
-		size_t end = offset_in_page(iter->ubuf + iter->iov_offset) +
-			     iter->count;
-
-		if (iter->count <= (BIO_NOPIN_VECS - 1) * PAGE_SIZE)
-			return BIO_NOPIN_VECS;
-		return min_t(size_t, DIV_ROUND_UP(end, PAGE_SIZE), max);
-	}
-	return iov_iter_npages(iter, max);
-}
-
 #ifdef CONFIG_NOPIN
+
+int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
+			struct kiocb *iocb, unsigned int flags);
+bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+			struct iov_iter *iter);
+void bio_nopin_exit(struct bio *bio);
 
 /*
  * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin() where it
@@ -67,16 +60,20 @@ static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       unsigned int flags)
 {
 	if (static_branch_unlikely(&nopin_direct_io_key) ||
-	    unlikely(!bio->bi_max_vecs)) {
-		if (!(flags & BIO_NOPIN_OTHER) &&
-		    likely(!bio_nopin_get_known(bio, iter, iocb)))
-			return 0;
+	    unlikely(!bio->bi_max_vecs))
 		return bio_nopin_get_pages(bio, iter, iocb, flags);
-	}
 	return bio_iov_iter_get_pages(bio, iter);
 }
 
 #else /* !CONFIG_NOPIN */
+
+static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+				      struct iov_iter *iter)
+{
+	return false;
+}
+
+static inline void bio_nopin_exit(struct bio *bio) { }
 
 static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 					  unsigned int nr)

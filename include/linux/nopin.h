@@ -7,15 +7,8 @@
 #ifndef _LINUX_NOPIN_H
 #define _LINUX_NOPIN_H
 
-#include <linux/jump_label.h>
 #include <linux/mm_types.h>
 #include <linux/nopin_types.h>
-
-struct bio;
-struct bio_vec;
-struct iov_iter;
-struct kiocb;
-struct request;
 
 /**
  * enum nopin_dir - which way a device moves data
@@ -76,22 +69,12 @@ enum nopin_io_uring {
 /* Translations are kept per piece of this size and alignment */
 #define NOPIN_CACHE_SIZE	(512UL << PAGE_SHIFT)
 
-/* How bio_iov_iter_get_pages_nopin() is called */
-#define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
-#define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
-
-/* How nopin_open() is called */
-#define NOPIN_OPEN_NOWAIT	1	/* do not wait for an invalidation to end */
-#define NOPIN_OPEN_OTHER	2	/* for I/O that is not prompt */
-
 #ifdef CONFIG_NOPIN
 
-DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
 extern enum nopin_io_uring nopin_io_uring;
 
 /* The core, mm/nopin/ */
 unsigned int nopin_index(const struct nopin_range *range, unsigned long addr);
-size_t nopin_len(const struct nopin_range *range, unsigned long addr);
 static inline void nopin_mm_init(struct mm_struct *mm)
 {
 	mm->nopin = NULL;
@@ -106,68 +89,24 @@ struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
 
-int nopin_enter(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir);
-void nopin_exit(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir);
-int nopin_enter_other(struct nopin_range *range, unsigned int first,
-		      unsigned int nr, enum nopin_dir dir);
-void nopin_exit_other(struct nopin_range *range, unsigned int first,
-		      unsigned int nr, enum nopin_dir dir);
-int nopin_open(struct nopin_range *range, unsigned int first,
-	       unsigned int nr, enum nopin_dir dir, unsigned int flags);
+int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
+	       enum nopin_dir dir, bool nowait);
 int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
 		enum nopin_dir dir);
 bool nopin_present(struct mm_struct *mm, unsigned long addr);
-int nopin_translate(struct nopin_range *range, unsigned int first,
-		    unsigned int nr, unsigned long addr, size_t len,
-		    enum nopin_dir dir, struct bio_vec *bvec,
-		    unsigned short *vcnt, bool *huge);
-const struct bio_vec *nopin_cached(struct nopin_range *range,
-				   unsigned int first, unsigned int nr,
-				   enum nopin_dir dir);
-void nopin_learn(struct nopin_range *range, unsigned int first,
-		 unsigned int nr, enum nopin_dir dir, const struct bio_vec *bv,
-		 size_t skip, bool huge);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
 void nopin_count_fallback(enum nopin_fallback cause);
-
-#ifdef CONFIG_LOCKDEP
-void nopin_window_begin(void);
-void nopin_window_end(void);
-#else
-static inline void nopin_window_begin(void) { }
-static inline void nopin_window_end(void) { }
-#endif
-
-/* The bio glue, block/bio-nopin.c */
-int bio_nopin_get_known(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb);
-int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, unsigned int flags);
-bool bio_nopin_map_user(struct request *rq, struct bio *bio,
-			struct iov_iter *iter);
-void bio_nopin_exit(struct bio *bio);
 
 #else /* !CONFIG_NOPIN */
 
 static inline void nopin_mm_init(struct mm_struct *mm) { }
 static inline void nopin_mm_exit(struct mm_struct *mm) { }
-static inline void nopin_window_end(void) { }
 static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 				 unsigned long end)
 {
 	return false;
 }
-
-static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
-				      struct iov_iter *iter)
-{
-	return false;
-}
-
-static inline void bio_nopin_exit(struct bio *bio) { }
 
 #endif /* CONFIG_NOPIN */
 #endif /* _LINUX_NOPIN_H */

@@ -22,7 +22,6 @@ enum nopin_break_rule {
 	NOPIN_BREAK_PROMPT,	/* take all I/O for prompt */
 	NOPIN_BREAK_BUYS,	/* wait where it buys nothing */
 	NOPIN_BREAK_BUDGET,	/* do not charge tasks for their waits */
-	NOPIN_BREAK_UNLOCKED,	/* look for pages to pin without the lock */
 	NOPIN_BREAK_DIRTY,	/* take clean PTEs for reads */
 	NOPIN_BREAK_IRQS,	/* walk with interrupts on */
 	NOPIN_BREAK_SPECIAL,	/* do not look for secretmem and the like */
@@ -36,7 +35,6 @@ enum nopin_break_rule {
 	NOPIN_BREAK_REFUSE,	/* wait for ever instead of refusing */
 	NOPIN_BREAK_BEHALF,	/* wait for ever instead of pinning on behalf */
 	NOPIN_BREAK_UNHELD,	/* neither wait for ever nor pin on behalf */
-	NOPIN_BREAK_CHECK,	/* do not look whether a walk was in time */
 	NOPIN_BREAK_HINT,	/* invalidate for hints of NUMA balancing */
 	NOPIN_BREAK_SHRINK,	/* free translations that are in use */
 	NOPIN_NR_BREAKS

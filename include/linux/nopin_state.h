@@ -23,8 +23,8 @@
 
 /*
  * A page has one byte per direction: the number of bios that have entered it,
- * a bit that keeps further ones out, and one that sends them to look whether
- * its translation is known. Eight bytes make an atomic64.
+ * and two bits that keep further ones out: one while its mapping may be changing,
+ * and one until its translation was looked up. Eight bytes make an atomic64.
  */
 #define NOPIN_PAGE_BITS		8
 #define NOPIN_PAGES_PER_WORD	(64 / NOPIN_PAGE_BITS)
@@ -49,55 +49,41 @@
 #define NOPIN_MM_SLOTS		64
 
 /**
- * struct nopin_cache - translations of 512 pages, see cache.c
- * @valid: pages that have one. Written under &nopin_range.lock.
- * @next: pages with the next one right behind them in physical memory; of use
- *	  where both have a translation. Written under &nopin_range.lock.
- * @huge: that of all pages, if @whole: the one of &nopin_range.huge that belongs
- *	  to them
- * @bvec: those of single pages, allocated when they are needed
- * @whole: that in @huge is the one to use. Written under &nopin_range.lock.
- * @walked: pages that were looked up in the page tables before this began
- * @lru: in the list of all chunks
- * @round: of nopin_cache_age(), the last one that it took part in
- */
-struct nopin_cache {
-	u64			valid[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
-	u64			next[NOPIN_CHUNK_BITMAP];
-	struct bio_vec		*huge;
-	struct bio_vec		*bvec;
-	bool			whole;
-	unsigned int		walked;
-	struct list_head	lru;
-	unsigned int		round;
-};
-
-/**
- * struct nopin_chunk - the states of 512 pages, allocated on their first use
+ * struct nopin_chunk - states and translations of 512 pages, allocated on their
+ *			first use
  * @word: page states
+ * @bvec: translations: the page behind each address. Written under
+ *	  &nopin_range.lock, and only while no bio can be pointing to it, see
+ *	  cache.c. The array stays as long as the chunk.
  * @range: the range that it is a part of
- * @index: address of the first page >> NOPIN_CHUNK_SHIFT
+ * @index: index in &nopin_range.chunk
  * @other: bios in flight that are not prompt. Raised before they enter pages,
  *	   lowered after they have left them.
+ * @apart: pages that are next to each other in memory may not share a bio_vec.
+ *	   Written under &nopin_range.lock before such pages can be entered.
+ * @walked: pages that were looked up in the page tables since all of them were
+ *	    last. Under &nopin_range.lock.
  * @used: one bit per word; clear means that every page of the word is closed
  *	  and was idle when it was closed. Written under &nopin_range.lock.
  * @pinned: one bit per page; set means that the page was pinned on behalf of
  *	    the bios that have entered it, see pin.c. The page is closed as long
  *	    as it is set. Written under &nopin_range.lock.
- * @pins: the pages that were pinned. Allocated before I/O that is not prompt
- *	  enters, and when it is needed; then it stays. Under &nopin_range.lock.
- * @cache: translations
+ * @lru: in the list of all chunks
+ * @round: of nopin_cache_age(), the last one that it took part in
  * @rcu: frees the chunk when nobody can be about to enter a page or to leave one
  */
 struct nopin_chunk {
 	atomic64_t		word[NOPIN_NR_DIRS][NOPIN_CHUNK_WORDS];
+	struct bio_vec		*bvec;
 	struct nopin_range	*range;
-	unsigned long		index;
+	unsigned int		index;
 	atomic_t		other;
+	bool			apart;
+	unsigned int		walked;
 	u64			used[NOPIN_NR_DIRS];
 	u64			pinned[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
-	struct page		**pins;
-	struct nopin_cache	cache;
+	struct list_head	lru;
+	unsigned int		round;
 	struct rcu_head		rcu;
 };
 
@@ -105,8 +91,7 @@ struct nopin_chunk {
  * struct nopin_range - a range of user memory that I/O may use without pins
  * @notifier: tells of changes to the mapping
  * @lock: the user lock of the notifier's collision-retry scheme; also
- *	  protects @chunk, &nopin_chunk.used, &nopin_chunk.pinned and
- *	  &nopin_cache.valid. Taken in process context only.
+ *	  protects @chunk and most of each chunk. Taken in process context only.
  * @wait: invalidations that wait for closed pages to become idle
  * @draining: number of those. They hold pointers to page states, so no chunk is
  *	      freed meanwhile. Under @lock.
@@ -120,8 +105,6 @@ struct nopin_chunk {
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
  * @unpin: drops the pins of pages that are idle
  * @rcu: frees the range when no exit can be about to wake a waiter
- * @huge: translations of whole chunks. Allocated when they are needed, under
- *	  @lock.
  * @chunk: page states. Written under @lock; freed after an RCU grace period.
  */
 struct nopin_range {
@@ -137,7 +120,6 @@ struct nopin_range {
 	unsigned int			nr_pinned;
 	struct work_struct		unpin;
 	struct rcu_head			rcu;
-	struct bio_vec			*huge;
 	struct nopin_chunk		*chunk[];
 };
 
@@ -201,16 +183,6 @@ static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
 				 NOPIN_PAGES_PER_WORD];
 }
 
-/* The bits of the pages from *@page to @end in one word, *@page moved behind */
-static __always_inline u64 nopin_bits(unsigned int *page, unsigned int end)
-{
-	unsigned int first = *page % NOPIN_BITS_PER_WORD;
-	unsigned int nr = min(end - *page, NOPIN_BITS_PER_WORD - first);
-
-	*page += nr;
-	return (~0ULL >> (NOPIN_BITS_PER_WORD - nr)) << first;
-}
-
 /* Of a range of a struct nopin_mm: the index in its chunk of a page */
 static __always_inline unsigned int nopin_start(unsigned long addr)
 {
@@ -255,8 +227,8 @@ static __always_inline struct nopin_chunk *nopin_mm_chunk(struct mm_struct *mm,
 	return nopin_chunk(range, (addr - range->start) >> PAGE_SHIFT);
 }
 
-/* Add one to the counts of open pages whose translations are in use */
-static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
+/* Add one to the counts of pages that are open and whose translations are known */
+static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
 {
 	u64 flags = ones * (NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
 	s64 old = atomic64_read(word), new;
@@ -264,9 +236,13 @@ static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 	do {
 		new = old + ones;
 		/* A count that overflows carries into OLD, so this catches it */
-		if (unlikely((old | new) & flags))
+		if (unlikely((old | (nopin_broken(OVERFLOW) ? 0 : new)) & flags))
 			return false;
-		/* A full barrier, as in nopin_enter_word() */
+		/*
+		 * A full barrier, between the count and the translation that
+		 * the caller reads. Pairs with the one in nopin_close(), and
+		 * with the one in nopin_publish().
+		 */
 	} while (!atomic64_try_cmpxchg(word, &old, new));
 	return true;
 }
@@ -274,6 +250,7 @@ static __always_inline bool nopin_enter_known(atomic64_t *word, u64 ones)
 void nopin_exit_wake(struct nopin_range *range);
 bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 		       unsigned int nr, enum nopin_dir dir);
+void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir);
 
 /* Returns the CLOSED bits of the pages */
 static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
@@ -287,106 +264,75 @@ static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
 }
 
-/*
- * I/O that is not prompt is about to enter pages of the chunk. Fails if there is
- * no room for its pins yet.
- */
-static __always_inline bool nopin_other_begin(struct nopin_chunk *chunk)
-{
-	/* Never taken away. Pairs with the smp_store_release() in nopin_room() */
-	if (unlikely(!smp_load_acquire(&chunk->pins)))
-		return false;
-	/*
-	 * Before the count of a page is raised, which is a full barrier: an
-	 * invalidation that sees the count sees this, and does not wait.
-	 */
-	atomic_inc(&chunk->other);
-	return true;
-}
-
-/* The opposite, after the last exit */
+/* I/O that is not prompt has left the pages of a chunk, or did not get in */
 static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
 {
-	/* After the count of the last page was lowered, see nopin_other_begin() */
+	/* After the count of the last page was lowered, see nopin_enter() */
 	smp_mb__before_atomic();
 	atomic_dec(&chunk->other);
 }
 
-/* Of pages whose translations are known: is it one for all of them? */
-static __always_inline bool nopin_whole(const struct nopin_cache *cache)
-{
-	/* Pairs with the smp_store_release() in nopin_break_up() */
-	return smp_load_acquire(&cache->whole);
-}
-
-/* The translation of that page, which is known, and those behind it */
-static __always_inline const struct bio_vec *
-nopin_bvec(const struct nopin_cache *cache, unsigned int start)
-{
-	return nopin_whole(cache) ? cache->huge : &cache->bvec[start];
-}
-
-/* Is the page behind that one right behind it in memory? Both are known */
-static __always_inline bool nopin_followed(const struct nopin_cache *cache,
-					   unsigned int page)
-{
-	return READ_ONCE(cache->next[page / NOPIN_BITS_PER_WORD]) &
-	       BIT_ULL(page % NOPIN_BITS_PER_WORD);
-}
-
-/* Do these pages, whose translations are known, follow each other in memory? */
-static __always_inline bool nopin_contiguous(const struct nopin_cache *cache,
+/* Of pages that have been entered: are they next to each other in memory? */
+static __always_inline bool nopin_contiguous(const struct nopin_chunk *chunk,
 					     unsigned int start,
 					     unsigned int nr)
 {
-	unsigned int page = start, end = start + nr - 1;
+	const struct bio_vec *bv = &chunk->bvec[start];
+	unsigned int i;
 
-	while (page < end) {
-		unsigned int i = page / NOPIN_BITS_PER_WORD;
-
-		if (nopin_bits(&page, end) & ~READ_ONCE(cache->next[i]))
+	if (READ_ONCE(chunk->apart))
+		return false;
+	for (i = 1; i < nr; i++)
+		if (bv[i].bv_page != bv->bv_page + i)
 			return false;
-	}
 	return true;
 }
 
 /**
- * nopin_enter_cached - enter pages whose translations are in use
+ * nopin_enter - keep the mappings of some pages as they are
  * @chunk: what nopin_mm_chunk() returned for @addr
  * @addr: user address, untagged
- * @nr: number of pages, at least 1; all of them in the same 2 MiB
+ * @nr: number of pages, at least 1; all of them of @chunk
  * @dir: what a device is going to do with them
  * @prompt: an invalidation may wait for the I/O
  * @ext: set to the pages that were entered
  *
- * What nopin_enter() and nopin_cached() do, for the sake of speed; they do it,
- * one after the other, where this fails.
+ * From then until nopin_exit() the pages are those that &nopin_chunk.bvec says.
  *
- * Context: As for nopin_enter(), within rcu_read_lock() since before
- * nopin_mm_chunk().
+ * Nobody waits for I/O that is not prompt: an invalidation pins the pages on its
+ * behalf, or is refused, at once. So the caller may wait for anything before
+ * nopin_exit(). If it is prompt he must not, until the I/O is submitted, wait for
+ * anything that may wait for an invalidation.
+ *
+ * Context: Any context of a task that uses the mm, within rcu_read_lock() since
+ * before nopin_mm_chunk(). Does not sleep.
  *
  * Return: whether the pages have been entered: either all of them or none. If
- * so, nopin_bvec() may be used, and @chunk stays until nopin_exit_extent().
+ * not, nopin_open() tells why. If so, @chunk stays until nopin_exit().
  */
-static __always_inline bool nopin_enter_cached(struct nopin_chunk *chunk,
-					       unsigned long addr, size_t nr,
-					       enum nopin_dir dir, bool prompt,
-					       struct nopin_extent *ext)
+static __always_inline bool nopin_enter(struct nopin_chunk *chunk,
+					unsigned long addr, size_t nr,
+					enum nopin_dir dir, bool prompt,
+					struct nopin_extent *ext)
 {
 	unsigned int start = nopin_start(addr);
 
-	if (!prompt && !nopin_other_begin(chunk))
-		return false;
+	/*
+	 * Before the count of a page is raised, which is a full barrier: an
+	 * invalidation that sees the count sees this, and does not wait.
+	 */
+	if (!prompt)
+		atomic_inc(&chunk->other);
 	if (likely(nopin_same_word(start, nr))) {
-		if (unlikely(!nopin_enter_known(nopin_word(chunk, start, dir),
-						nopin_ones(start, nr))))
+		if (unlikely(!nopin_enter_word(nopin_word(chunk, start, dir),
+					       nopin_ones(start, nr))))
 			goto fail;
 	} else {
 		if (unlikely(!nopin_enter_words(chunk, start, nr, dir)))
 			goto fail;
 	}
 	ext->range = chunk->range;
-	ext->first = (addr - chunk->range->start) >> PAGE_SHIFT;
+	ext->first = chunk->index * NOPIN_CHUNK_PAGES + start;
 	ext->nr = nr;
 	ext->other = !prompt;
 	ext->is_array = false;
@@ -398,25 +344,22 @@ fail:
 }
 
 /**
- * nopin_exit_extent - the I/O no longer uses the pages
- * @ext: the pages; not an array
+ * nopin_exit - the I/O no longer uses the pages
+ * @ext: pages that have been entered; not an array. May be of several chunks.
  * @dir: as they have been entered for
  *
- * Context: As for nopin_exit().
+ * Context: Any, hard interrupts included. The range may be freed by a task that
+ * waits for the last exit, so callers must not touch it again.
  */
-static __always_inline void nopin_exit_extent(const struct nopin_extent *ext,
-					      enum nopin_dir dir)
+static __always_inline void nopin_exit(const struct nopin_extent *ext,
+				       enum nopin_dir dir)
 {
 	struct nopin_range *range = ext->range;
 	unsigned int first = ext->first, nr = ext->nr;
 	struct nopin_chunk *chunk;
 
-	if (unlikely(ext->other)) {
-		nopin_exit_other(range, first, nr, dir);
-		return;
-	}
-	if (unlikely(!nopin_same_word(first, nr))) {
-		nopin_exit(range, first, nr, dir);
+	if (unlikely(ext->other || !nopin_same_word(first, nr))) {
+		nopin_exit_slow(ext, dir);
 		return;
 	}
 	/*
@@ -431,5 +374,7 @@ static __always_inline void nopin_exit_extent(const struct nopin_extent *ext,
 		nopin_exit_wake(range);
 	rcu_read_unlock();
 }
+
+bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb);
 
 #endif /* _LINUX_NOPIN_STATE_H */

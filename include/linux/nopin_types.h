@@ -2,6 +2,11 @@
 #ifndef _LINUX_NOPIN_TYPES_H
 #define _LINUX_NOPIN_TYPES_H
 
+/*
+ * What those who have bios need to know of nopin. The rest is in linux/nopin.h.
+ */
+
+#include <linux/jump_label.h>
 #include <linux/types.h>
 
 struct nopin_range;
@@ -27,5 +32,17 @@ struct nopin_extent {
 	unsigned int	other : 1;
 	unsigned int	is_array : 1;
 };
+
+#ifdef CONFIG_NOPIN
+DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
+#endif
+
+#if defined(CONFIG_NOPIN) && defined(CONFIG_LOCKDEP)
+void nopin_window_begin(void);
+void nopin_window_end(void);
+#else
+static inline void nopin_window_begin(void) { }
+static inline void nopin_window_end(void) { }
+#endif
 
 #endif /* _LINUX_NOPIN_TYPES_H */

@@ -411,8 +411,8 @@ static bool nopin_wait(struct nopin_range *range, unsigned int first,
  * @cur_seq: for mmu_interval_set_seq()
  *
  * A refusal may leave pages closed, which costs the next I/O on them a call of
- * nopin_open(). Without having waited, it leaves none closed that is in use,
- * unless @mn is not blockable.
+ * nopin_open(). One that was not going to wait closes none that is in use, unless
+ * @mn is not blockable.
  *
  * Return: whether the mapping may be changed. False is returned only if @mn is
  * not blockable or can be refused.
@@ -477,8 +477,8 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	if (refusable)
 		goto refuse;
 	/*
-	 * There is always room for the pins of I/O that is not prompt. If there
-	 * is no memory for those of prompt I/O, waiting for it is progress.
+	 * A page with too many references cannot be pinned. Then there is nothing
+	 * but to wait, for I/O that is not prompt as well.
 	 */
 	while (nopin_pin(range, first, end, dirs, NULL)) {
 		if (!mmu_notifier_range_blockable(mn))
@@ -487,7 +487,8 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 			break;
 	}
 idle:
-	nopin_forget(range, first, end, dirs, mn->event == MMU_NOTIFY_UNMAP);
+	if (mn->event == MMU_NOTIFY_UNMAP)
+		nopin_forget(range, first, end);
 	return true;
 
 refuse:

@@ -250,19 +250,19 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len)
 {
+	struct nopin_chunk *chunk;
 	unsigned int nr = 0;
+	size_t piece;
 
-	while (len) {
-		struct nopin_range *range = nopin_mm_find(mm, addr);
-		size_t piece = min(len, NOPIN_CACHE_SIZE -
-					addr % NOPIN_CACHE_SIZE);
-
-		if (range)
-			nr += nopin_count_cached(range, nopin_index(range, addr),
-						 nopin_index(range, addr + piece - 1) + 1);
-		addr += piece;
-		len -= piece;
+	rcu_read_lock();
+	for (; len; addr += piece, len -= piece) {
+		piece = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		chunk = nopin_mm_chunk(mm, addr);
+		if (chunk)
+			nr += nopin_count_cached(chunk, nopin_start(addr),
+						 nopin_start(addr + piece - 1) + 1);
 	}
+	rcu_read_unlock();
 	return nr;
 }
 

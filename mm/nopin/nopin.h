@@ -8,17 +8,8 @@
 #include <linux/nopin_state.h>
 #include <linux/time64.h>
 
-/**
- * struct nopin_walked - what a walk has found besides the pages
- * @huge: PMDs, or more, map all of it
- * @devmap: some of it is memory of a device
- * @old: some of it has not been accessed lately
- */
-struct nopin_walked {
-	bool	huge;
-	bool	devmap;
-	bool	old;
-};
+/* When that many pages of a chunk were looked up, it pays to look up all of them */
+#define NOPIN_WALK_ALL		16
 
 static inline unsigned int nopin_next_chunk(unsigned int page)
 {
@@ -52,7 +43,17 @@ static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
 	return bytes;
 }
 
-bool nopin_mergeable(const struct bio_vec *last, struct page *page);
+/* How many bios have entered the page? */
+static inline unsigned int nopin_count(struct nopin_chunk *chunk,
+				       unsigned int page, enum nopin_dir dir)
+{
+	/* Acquire: what they did to the page comes before what we do */
+	u64 word = atomic64_read_acquire(nopin_word(chunk, page, dir));
+
+	return word >> (page % NOPIN_PAGES_PER_WORD * NOPIN_PAGE_BITS) &
+	       NOPIN_PAGE_MAX;
+}
+
 struct nopin_range *nopin_range_create(struct mm_struct *mm,
 				       unsigned long start,
 				       unsigned int nr_pages);
@@ -71,28 +72,18 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 void nopin_unpin(struct nopin_range *range);
 void nopin_unpin_work(struct work_struct *work);
 int nopin_pin_init(void);
-int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
-	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
-	       struct nopin_walked *walked);
-int nopin_check(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir);
-int nopin_judge(const struct bio_vec *bv, const struct bio_vec *end,
-		enum nopin_dir dir, const struct nopin_walked *walked);
-struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
-			     struct page **page);
-bool nopin_mapped(struct mm_struct *mm, unsigned long addr);
+int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
+	       enum nopin_dir dir, bool all);
 struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab);
 void nopin_cache_add(struct nopin_chunk *chunk);
 void nopin_cache_drop(struct nopin_chunk *chunk);
 int nopin_cache_init(void);
 unsigned long nopin_cache_age(void);
-void nopin_forget_bits(struct nopin_chunk *chunk, enum nopin_dir dir,
-		       unsigned int i, u64 mask);
 void nopin_forget(struct nopin_range *range, unsigned int first,
-		  unsigned int end, unsigned int dirs, bool unmapped);
+		  unsigned int end);
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
-unsigned int nopin_count_cached(struct nopin_range *range, unsigned int first,
+unsigned int nopin_count_cached(struct nopin_chunk *chunk, unsigned int page,
 				unsigned int end);
 
 #ifdef CONFIG_LOCKDEP

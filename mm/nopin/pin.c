@@ -8,10 +8,9 @@
  * wherever the mapping goes meanwhile.
  *
  * It can do so at any time before it returns: a page that is entered still is
- * where the PTE says. A bio that has entered it and has not read the PTE yet
- * finds out by nopin_check() that it is too late. One pin per page and
- * direction does for all the bios that have entered the page. As the page is
- * closed, no further ones come; when the last one has left, the pin is dropped.
+ * where its translation says. One pin per page and direction does for all the bios
+ * that have entered the page. As the page is closed, no further ones come; when the
+ * last one has left, the pin is dropped.
  *
  * So the bios need not know. They exit as ever. The exit of a closed page looks
  * whether any page of the range is pinned, and if so has a worker look which of
@@ -19,9 +18,9 @@
  * the bios end in interrupts, and the PTE that was dirty may be gone or clean by
  * now.
  *
- * Until then the page stays closed, for both directions: what its count is about
- * is what the pin is about. New I/O to the page, or to what is mapped in its
- * place, gets pinned the usual way.
+ * Until then the page stays closed, for both directions, and its translation
+ * stays, for the worker as well as for the bios. New I/O to the page, or to what is
+ * mapped in its place, gets pinned the usual way.
  */
 
 #include <linux/bitops.h>
@@ -30,7 +29,6 @@
 #include <linux/nopin_break.h>
 #include <linux/refcount.h>
 #include <linux/sched/coredump.h>
-#include <linux/slab.h>
 #include <linux/vmstat.h>
 #include <linux/workqueue.h>
 #include <trace/events/nopin.h>
@@ -41,22 +39,8 @@
 /* How many pages the worker unpins at a time */
 #define NOPIN_UNPIN_BATCH	32
 
-/* How often a page is looked up that is mapped and yet cannot be had */
-#define NOPIN_PIN_TRIES		100
-
 /* With a rescuer: reclaim may need the memory that is pinned */
 static struct workqueue_struct *nopin_wq;
-
-/* How many bios have entered the page? */
-static unsigned int nopin_count(struct nopin_chunk *chunk, unsigned int page,
-				enum nopin_dir dir)
-{
-	/* Acquire: what they did to the page comes before what we do */
-	u64 word = atomic64_read_acquire(nopin_word(chunk, page, dir));
-
-	return word >> (page % NOPIN_PAGES_PER_WORD * NOPIN_PAGE_BITS) &
-	       NOPIN_PAGE_MAX;
-}
 
 static bool nopin_pinned(const struct nopin_chunk *chunk, unsigned int page,
 			 enum nopin_dir dir)
@@ -111,7 +95,7 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 		if (nopin_pinned(chunk, page, dir) &&
 		    !nopin_count(chunk, page, dir)) {
 			index[nr] = page;
-			pages[nr++] = chunk->pins[page];
+			pages[nr++] = chunk->bvec[page].bv_page;
 			if (nr == NOPIN_UNPIN_BATCH)
 				break;
 		}
@@ -125,8 +109,6 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	 * not be exclusive.
 	 */
 	for (n = 0; n < nr; n++) {
-		if (!pages[n])
-			continue;
 		if (dir == NOPIN_FROM_DEVICE)
 			unpin_user_pages_dirty_lock(&pages[n], 1, true);
 		else
@@ -135,12 +117,8 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 
 	/* The chunk is not freed while any page of it is pinned */
 	spin_lock(&range->lock);
-	for (n = 0; n < nr; n++) {
-		/* Left behind by nopin_forget(), if it was known */
-		nopin_forget_bits(chunk, dir, index[n] / NOPIN_BITS_PER_WORD,
-				  BIT_ULL(index[n] % NOPIN_BITS_PER_WORD));
+	for (n = 0; n < nr; n++)
 		nopin_set_pinned(chunk, index[n], dir, false);
-	}
 	last = !range->nr_pinned;
 	spin_unlock(&range->lock);
 	/* Pairs with the refcount_inc() in nopin_pin_page() */
@@ -179,85 +157,69 @@ void nopin_unpin_work(struct work_struct *work)
 }
 
 /*
- * The folio of a page that is in use, with a reference. NULL if nobody relies on
- * a page being there, an error if there is no telling.
+ * The folio of a page that bios have entered, with a reference. NULL if they have
+ * left it.
  */
-static struct folio *nopin_pin_get(struct nopin_range *range, unsigned int page,
-				   struct page **p)
+static struct folio *nopin_pin_get(struct nopin_chunk *chunk, unsigned int page,
+				   enum nopin_dir dir)
 {
-	unsigned long addr = nopin_addr(range, page);
-	struct mm_struct *mm = range->notifier.mm;
-	unsigned int tries;
+	struct page *p = chunk->bvec[page].bv_page;
 	struct folio *folio;
 
-	for (tries = 0; tries < NOPIN_PIN_TRIES; tries++) {
-		folio = nopin_walk_get(mm, addr, p);
-		if (folio)
-			return folio;
+	while (nopin_count(chunk, page, dir)) {
 		/*
-		 * Others clear a PTE for a moment, with the page table locked.
-		 * So only a look with that lock tells that nothing is mapped. A
-		 * bio that relies on a PTE keeps it, so there is none.
+		 * When the last bio leaves, another invalidation may go on and
+		 * have the page freed. But not the memory of its struct page: to
+		 * take that away needs this CPU, which holds a spinlock.
 		 */
-		if (nopin_broken(UNLOCKED) || !nopin_mapped(mm, addr))
-			return NULL;
+		folio = page_folio(p);
+		if (folio_try_get(folio)) {
+			/*
+			 * If a bio uses the page now, one did so before: nobody
+			 * enters a closed page. Getting the reference is a full
+			 * barrier.
+			 */
+			if (nopin_count(chunk, page, dir))
+				return folio;
+			/* Not folio_put(): truncation may wait for fs-DAX */
+			put_page(p);
+			break;
+		}
+		/* Somebody has frozen the count for a moment */
 		cpu_relax();
 	}
-	return ERR_PTR(-EAGAIN);
+	return NULL;
 }
 
 /*
  * Pin one page; with @mn only if a wait buys nothing, otherwise -EAGAIN. -ENOMEM
- * if it cannot be pinned, for the moment.
- *
- * Bios may have entered a page that is not mapped, and not have read the PTE yet.
- * They are left to themselves. But as for a page that is pinned, nobody opens it
- * before they have left, or else nopin_check() would not tell them that they are
- * too late. So the page is marked as pinned, with NULL in place of the pin.
+ * if it has too many references.
  */
 static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 			  enum nopin_dir dir,
 			  const struct mmu_notifier_range *mn)
 {
 	bool other = atomic_read(&chunk->other) && !nopin_broken(OTHER);
-	unsigned int start = page % NOPIN_CHUNK_PAGES;
 	struct nopin_range *range = chunk->range;
-	struct page *p = NULL;
 	struct folio *folio;
-	int ret = 0;
+	int ret;
 
 	lockdep_assert_held(&range->lock);
 
-	folio = nopin_pin_get(range, page, &p);
-	/*
-	 * If I/O uses the page now, it did so when the page was looked up, and
-	 * that is the one it uses. Getting the reference is a full barrier.
-	 */
-	if (!nopin_count(chunk, page, dir))
-		goto put;
+	folio = nopin_pin_get(chunk, page, dir);
+	if (!folio)
+		return 0;
 	ret = -EAGAIN;
-	if (!IS_ERR_OR_NULL(folio) && mn && !other &&
-	    nopin_wait_buys(mn, folio, dir))
+	if (mn && !other && nopin_wait_buys(mn, folio, dir))
 		goto put;
-	ret = -ENOMEM;
-	if (IS_ERR(folio))
+	ret = try_grab_folio(folio, 1, FOLL_PIN);
+	if (ret)
 		goto put;
-	/* Callers hold locks that reclaim may want */
-	if (!chunk->pins)
-		/* Pairs with the smp_load_acquire() in nopin_other_begin() */
-		smp_store_release(&chunk->pins,
-				  kcalloc(NOPIN_CHUNK_PAGES, sizeof(p),
-					  GFP_NOWAIT | __GFP_NOWARN));
-	if (!chunk->pins || (folio && try_grab_folio(folio, 1, FOLL_PIN)))
-		goto put;
-	ret = 0;
-	chunk->pins[start] = folio ? p : NULL;
 	/* Pairs with the nopin_range_put() in nopin_unpin_some() */
 	if (!range->nr_pinned)
 		refcount_inc(&range->ref);
-	nopin_set_pinned(chunk, start, dir, true);
-	if (folio)
-		count_vm_event(NOPIN_PINNED);
+	nopin_set_pinned(chunk, page, dir, true);
+	count_vm_event(NOPIN_PINNED);
 	/*
 	 * The last bio may have left just before. We set nr_pinned and then
 	 * look at the count; it lowers the count and then looks at nr_pinned.
@@ -267,8 +229,8 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 	if (!nopin_count(chunk, page, dir))
 		nopin_unpin(range);
 put:
-	if (!IS_ERR_OR_NULL(folio))
-		folio_put(folio);
+	/* As above */
+	put_page(chunk->bvec[page].bv_page);
 	return ret;
 }
 
@@ -320,7 +282,8 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 				if (!nopin_count(chunk, page, dir) ||
 				    nopin_pinned(chunk, page, dir))
 					continue;
-				err = nopin_pin_page(chunk, page, dir, mn);
+				err = nopin_pin_page(chunk, page % NOPIN_CHUNK_PAGES,
+						     dir, mn);
 				if (err && ret != -EAGAIN)
 					ret = err;
 			}

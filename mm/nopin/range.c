@@ -4,16 +4,15 @@
  *
  * I/O side				Invalidation side
  *
- * nopin_enter():			nopin_invalidate():
- *   count += 1 unless CLOSED		  set CLOSED
- * nopin_walk():			  wait for count == 0
- *   read the PTE			the caller changes the PTE
- * nopin_check():
- *   out again if CLOSED by now
- * device works on the page		mmu_notifier_invalidate_range_end()
+ * nopin_open():			nopin_invalidate():
+ *   clear CLOSED, set OLD		  set CLOSED
+ *   unless still invalidating		  wait for count == 0
+ *   read the PTE, clear OLD		the caller changes the PTE
+ * nopin_enter():			mmu_notifier_invalidate_range_end()
+ *   count += 1 unless CLOSED or OLD
+ * device works on the page
  * nopin_exit():
- *   count -= 1, wake the waiter	nopin_open(), from a later nopin_enter():
- *					  clear CLOSED unless still invalidating
+ *   count -= 1, wake the waiter
  *
  * CLOSED and the count are parts of the same atomic, so one of the two comes
  * second and sees the other: either the I/O finds the page closed and stays
@@ -30,7 +29,8 @@
  * between start and end, or else a bio would rely on a PTE that is about to
  * change. mmu_interval_is_active(), under the range lock, tells. Pages start out
  * closed, because an invalidation that began before the range was registered is
- * not reported to it.
+ * not reported to it. The PTE is read with that lock held, while the page is
+ * open. So what it says is kept, for the I/O that comes next, see cache.c.
  *
  * An invalidation does not always wait, see invalidate.c. Pages that it does not
  * wait for, or not any longer, are pinned on behalf of the I/O, see pin.c.
@@ -48,6 +48,8 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/vmstat.h>
+#include <xen/xen.h>
 
 #include "nopin.h"
 
@@ -116,8 +118,7 @@ static void nopin_chunk_free_rcu(struct rcu_head *rcu)
 {
 	struct nopin_chunk *chunk = container_of(rcu, struct nopin_chunk, rcu);
 
-	kfree(chunk->cache.bvec);
-	kfree(chunk->pins);
+	kfree(chunk->bvec);
 	kmem_cache_free(nopin_chunk_cache, chunk);
 }
 
@@ -131,8 +132,11 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 	if (!chunk)
 		return NULL;
 	chunk->range = range;
-	chunk->index = (range->start >> NOPIN_CHUNK_SHIFT) +
-		       page / NOPIN_CHUNK_PAGES;
+	chunk->index = page / NOPIN_CHUNK_PAGES;
+	/* Are struct pages in the same order as memory? */
+	chunk->apart = IS_ENABLED(CONFIG_KMSAN) || xen_domain() ||
+		       (IS_ENABLED(CONFIG_SPARSEMEM) &&
+			!IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP));
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
 			atomic64_set(&chunk->word[dir][i],
@@ -141,55 +145,34 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 }
 
 /*
- * Make sure that there are states of the page, and with @other room for the pin
- * of each page of its chunk. They may be freed again by the time this returns.
+ * Make sure that there are states of the page. They may be freed again by the time
+ * this returns. -EFAULT if there is no page either: what is not there is not worth
+ * the memory.
  */
-static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
-			   bool other)
+static int nopin_chunk_add(struct nopin_range *range, unsigned int page)
 {
 	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
-	struct page **pins = NULL;
 	struct nopin_chunk *chunk;
-	bool has, has_pins;
 
-	rcu_read_lock();
-	chunk = nopin_chunk(range, page);
-	has = chunk;
-	has_pins = has && READ_ONCE(chunk->pins);
-	rcu_read_unlock();
-	chunk = NULL;
-	if (has && (has_pins || !other))
+	if (READ_ONCE(*slot))
 		return 0;
-
-	if (!has)
-		chunk = nopin_chunk_alloc(range, page);
-	if (other)
-		pins = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*pins),
-			       GFP_KERNEL_ACCOUNT);
-	if ((!has && !chunk) || (other && !pins)) {
-		if (chunk)
-			nopin_chunk_free_rcu(&chunk->rcu);
-		kfree(pins);
+	if (!nopin_present(range->notifier.mm, nopin_addr(range, page)))
+		return -EFAULT;
+	chunk = nopin_chunk_alloc(range, page);
+	if (!chunk)
 		return -ENOMEM;
-	}
 
 	spin_lock(&range->lock);
-	if (chunk && !*slot) {
+	if (!*slot) {
 		nopin_cache_add(chunk);
 		/* Pairs with the smp_load_acquire() in nopin_chunk() */
 		smp_store_release(slot, chunk);
 		chunk = NULL;
 	}
-	if (*slot && !(*slot)->pins) {
-		/* Pairs with the smp_load_acquire() in nopin_other_begin() */
-		smp_store_release(&(*slot)->pins, pins);
-		pins = NULL;
-	}
 	spin_unlock(&range->lock);
 
 	if (chunk)
 		nopin_chunk_free_rcu(&chunk->rcu); /* lost a race */
-	kfree(pins);
 	return 0;
 }
 
@@ -213,7 +196,7 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 
 	lockdep_assert_held(&range->lock);
 
-	if (range->draining || atomic_read(&chunk->other) ||
+	if (range->draining ||
 	    memchr_inv(chunk->pinned, 0, sizeof(chunk->pinned)))
 		return false;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
@@ -230,32 +213,9 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 	if (busy && !nopin_broken(SHRINK))
 		return false;
 
-	i = chunk->index - (range->start >> NOPIN_CHUNK_SHIFT);
-	WRITE_ONCE(range->chunk[i], NULL);
-	/* Pairs with the rcu_read_lock() in nopin_enter() and nopin_exit() */
+	WRITE_ONCE(range->chunk[chunk->index], NULL);
+	/* Pairs with the rcu_read_lock() of nopin_enter() and in nopin_exit() */
 	call_rcu(&chunk->rcu, nopin_chunk_free_rcu);
-	return true;
-}
-
-static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones,
-					     u64 *why)
-{
-	u64 flags = ones * (NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
-	s64 old = atomic64_read(word), new;
-
-	do {
-		new = old + ones;
-		*why = old & (ones * NOPIN_PAGE_CLOSED);
-		/* or a count about to spill over */
-		if (unlikely(*why || (old ^ new) & flags) &&
-		    (*why || !nopin_broken(OVERFLOW)))
-			return false;
-		/*
-		 * A full barrier, between the count and the PTE, or its
-		 * translation, that the caller reads. Pairs with the one in
-		 * nopin_close().
-		 */
-	} while (!atomic64_try_cmpxchg(word, &old, new));
 	return true;
 }
 
@@ -275,13 +235,13 @@ static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
 }
 
 /**
- * nopin_enter_words - enter pages whose translations are in use
+ * nopin_enter_words - nopin_enter() for pages whose states are in several words
  * @chunk: chunk of the pages
  * @start: index of the first page in @chunk
  * @nr: number of pages
  * @dir: what a device is going to do with them
  *
- * Context: As for nopin_enter_cached().
+ * Context: As for nopin_enter().
  *
  * Return: whether all of the pages have been entered; otherwise none was.
  */
@@ -292,115 +252,14 @@ bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 
 	for (; page < end; page = next) {
 		next = min(end, nopin_next_word(page));
-		if (unlikely(!nopin_enter_known(nopin_word(chunk, page, dir),
-						nopin_ones(page, next - page)))) {
+		if (unlikely(!nopin_enter_word(nopin_word(chunk, page, dir),
+					       nopin_ones(page, next - page)))) {
 			if (nopin_exit_chunk(chunk, start, page - start, dir))
 				nopin_exit_wake(chunk->range);
 			return false;
 		}
 	}
 	return true;
-}
-
-/* nopin_enter() for pages of one chunk, which are all entered or none */
-static int nopin_enter_chunk(struct nopin_chunk *chunk, unsigned int start,
-			     unsigned int nr, enum nopin_dir dir)
-{
-	unsigned int page = start, end = start + nr, next;
-	u64 why;
-
-	for (; page < end; page = next) {
-		next = min(end, nopin_next_word(page));
-		if (likely(nopin_enter_word(nopin_word(chunk, page, dir),
-					    nopin_ones(page, next - page), &why)))
-			continue;
-		if (nopin_exit_chunk(chunk, start, page - start, dir))
-			nopin_exit_wake(chunk->range);
-		return why ? -EAGAIN : -EBUSY;
-	}
-	return 0;
-}
-
-/**
- * nopin_enter - keep the mappings of some pages as they are
- * @range: range of the pages
- * @first: index of the first page in @range
- * @nr: number of pages, at least 1
- * @dir: what a device is going to do with them
- *
- * Once entered, a page's PTE can be relied on until nopin_exit(), provided it
- * is read after this call and before a nopin_check() that returns 0. That holds
- * for PTEs that permit @dir: those of pages that a device writes must be
- * writable and dirty.
- *
- * Context: Any context in which @range cannot go away: that of a task that
- * uses the mm. Does not sleep. Between this call and the submission of the I/O
- * the caller must not wait for anything that may wait for an invalidation.
- *
- * Return: 0, or with nothing entered -EAGAIN if a page is closed (see
- * nopin_open()) or -EBUSY if a page's count is full.
- */
-int nopin_enter(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir)
-{
-	unsigned int page = first, end = first + nr, next;
-	int ret = 0;
-
-	/* Pairs with the call_rcu() in nopin_chunk_free() */
-	rcu_read_lock();
-	for (; page < end; page = next) {
-		struct nopin_chunk *chunk = nopin_chunk(range, page);
-
-		next = min(end, nopin_next_chunk(page));
-		ret = chunk ? nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
-						next - page, dir) : -EAGAIN;
-		if (unlikely(ret)) {
-			if (page != first)
-				nopin_exit(range, first, page - first, dir);
-			break;
-		}
-	}
-	rcu_read_unlock();
-	return ret;
-}
-
-/**
- * nopin_check - was the mapping read in time?
- * @range: as for nopin_enter()
- * @first: as for nopin_enter()
- * @nr: as for nopin_enter()
- * @dir: as for nopin_enter()
- *
- * To be called behind nopin_walk(). Whoever enters pages and then takes very
- * long to read the PTEs may find those that an invalidation left behind: it had
- * pinned the pages that were there before, on behalf of this very I/O, and went
- * on. Kept translations are different, they stay for as long as the pin does.
- *
- * Context: as for nopin_enter().
- *
- * Return: 0, or -EAGAIN if a page was closed meanwhile. The pages are still
- * entered in either case.
- */
-int nopin_check(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir)
-{
-	unsigned int page, end = first + nr;
-
-	if (nopin_broken(CHECK))
-		return 0;
-	/*
-	 * PTEs, of which this may be a new one, before the state. Pairs with
-	 * the barrier in nopin_close().
-	 */
-	smp_rmb();
-	for (page = first; page < end; page = nopin_next_word(page)) {
-		u64 word = atomic64_read(nopin_word(nopin_chunk(range, page),
-						    page, dir));
-
-		if (word & nopin_bytes(page, end) & NOPIN_CLOSED)
-			return -EAGAIN;
-	}
-	return 0;
 }
 
 /**
@@ -421,100 +280,20 @@ void nopin_exit_wake(struct nopin_range *range)
 }
 
 /**
- * nopin_exit - the I/O no longer uses the pages
- * @range: as for nopin_enter()
- * @first: as for nopin_enter()
- * @nr: as for nopin_enter()
- * @dir: as for nopin_enter()
- *
- * Context: Any, hard interrupts included. @range may be freed by a task that
- * waits for the last exit, so callers must not touch it again.
- */
-void nopin_exit(struct nopin_range *range, unsigned int first,
-		unsigned int nr, enum nopin_dir dir)
-{
-	unsigned int end = first + nr, next;
-	bool closed = false;
-
-	/* As in nopin_exit_extent() */
-	rcu_read_lock();
-	for (; first < end; first = next) {
-		next = min(end, nopin_next_chunk(first));
-		closed |= nopin_exit_chunk(nopin_chunk(range, first),
-					   first % NOPIN_CHUNK_PAGES,
-					   next - first, dir);
-	}
-	if (unlikely(closed))
-		nopin_exit_wake(range);
-	rcu_read_unlock();
-}
-
-/**
- * nopin_enter_other - nopin_enter() for I/O that is not prompt
- * @range: as for nopin_enter()
- * @first: as for nopin_enter()
- * @nr: as for nopin_enter()
- * @dir: as for nopin_enter()
- *
- * Nobody waits for such I/O: an invalidation pins the pages on its behalf, or is
- * refused, at once. So the caller may wait for anything before it leaves the
- * pages by nopin_exit_other().
- *
- * Context: As for nopin_enter(), but for what may be done behind it.
- *
- * Return: As for nopin_enter(). -EAGAIN also if there is no room for pins, which
- * nopin_open() makes with NOPIN_OPEN_OTHER.
- */
-int nopin_enter_other(struct nopin_range *range, unsigned int first,
-		      unsigned int nr, enum nopin_dir dir)
-{
-	unsigned int page = first, end = first + nr, next;
-	int ret = 0;
-
-	rcu_read_lock();
-	for (; page < end; page = next) {
-		/*
-		 * Looked up once: with no page entered it may be replaced by
-		 * another one, and what is raised in this one is to be lowered
-		 * in this one.
-		 */
-		struct nopin_chunk *chunk = nopin_chunk(range, page);
-
-		next = min(end, nopin_next_chunk(page));
-		ret = -EAGAIN;
-		if (likely(chunk && nopin_other_begin(chunk))) {
-			ret = nopin_enter_chunk(chunk, page % NOPIN_CHUNK_PAGES,
-						next - page, dir);
-			if (unlikely(ret))
-				nopin_other_end(chunk);
-		}
-		if (unlikely(ret)) {
-			if (page != first)
-				nopin_exit_other(range, first, page - first,
-						 dir);
-			break;
-		}
-	}
-	rcu_read_unlock();
-	return ret;
-}
-
-/**
- * nopin_exit_other - I/O that is not prompt no longer uses the pages
- * @range: as for nopin_enter()
- * @first: as for nopin_enter()
- * @nr: as for nopin_enter()
- * @dir: as for nopin_enter()
+ * nopin_exit_slow - nopin_exit() for pages whose states are in several words, or
+ *		     whose I/O is not prompt
+ * @ext: the pages
+ * @dir: as they have been entered for
  *
  * Context: As for nopin_exit().
  */
-void nopin_exit_other(struct nopin_range *range, unsigned int first,
-		      unsigned int nr, enum nopin_dir dir)
+void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir)
 {
-	unsigned int end = first + nr, next;
-	bool closed = false;
+	unsigned int first = ext->first, end = first + ext->nr, next;
+	struct nopin_range *range = ext->range;
+	bool other = ext->other, closed = false;
 
-	/* As in nopin_exit_extent() */
+	/* As in nopin_exit() */
 	rcu_read_lock();
 	for (; first < end; first = next) {
 		struct nopin_chunk *chunk = nopin_chunk(range, first);
@@ -522,55 +301,134 @@ void nopin_exit_other(struct nopin_range *range, unsigned int first,
 		next = min(end, nopin_next_chunk(first));
 		closed |= nopin_exit_chunk(chunk, first % NOPIN_CHUNK_PAGES,
 					   next - first, dir);
-		nopin_other_end(chunk);
+		if (other)
+			nopin_other_end(chunk);
 	}
 	if (unlikely(closed))
 		nopin_exit_wake(range);
 	rcu_read_unlock();
 }
 
+/*
+ * Open the pages of a chunk that are closed, but for those that are pinned on
+ * behalf of earlier I/O. In either direction: a page has one translation for both,
+ * and bios of the other one may still be using it. No invalidation of them is going
+ * on.
+ */
+static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
+			     unsigned int end, enum nopin_dir dir)
+{
+	for (; page < end; page = nopin_next_word(page)) {
+		atomic64_t *word = nopin_word(chunk, page, dir);
+		u64 closed = nopin_bytes(page, end) & NOPIN_CLOSED &
+			     atomic64_read(word);
+		s64 old, new;
+
+		if (!closed)
+			continue;
+		closed &= ~nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) &
+			  ~nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
+		/* Nobody else opens or closes: the caller has the range lock */
+		old = atomic64_read(word);
+		do {
+			new = old & ~closed;
+			if (!nopin_broken(STALE))
+				new |= closed >> 1;
+		} while (!atomic64_try_cmpxchg(word, &old, new));
+		WRITE_ONCE(chunk->used[dir], chunk->used[dir] |
+			   BIT_ULL(word - chunk->word[dir]));
+	}
+}
+
+/* Is a page closed, or its count full? */
+static bool nopin_no_entry(struct nopin_chunk *chunk, unsigned int page,
+			   unsigned int end, enum nopin_dir dir)
+{
+	for (; page < end; page = nopin_next_word(page)) {
+		u64 mask = nopin_bytes(page, end);
+		u64 word = atomic64_read(nopin_word(chunk, page, dir)) & mask;
+
+		/* One more would carry into OLD */
+		if ((word & NOPIN_CLOSED) ||
+		    (((word & NOPIN_COUNTS) + (mask & NOPIN_ONES)) & NOPIN_OLD))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Open pages of a chunk and look up their translations, with the range lock held
+ * and no invalidation of them going on.
+ */
+static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
+			    unsigned int end, enum nopin_dir dir)
+{
+	struct nopin_range *range = chunk->range;
+	unsigned int base = chunk->index * NOPIN_CHUNK_PAGES;
+	unsigned int nr = min(NOPIN_CHUNK_PAGES, range->nr_pages - base);
+	int ret;
+
+	nopin_open_pages(chunk, start, end, dir);
+	if (nopin_no_entry(chunk, start, end, dir))
+		return -EBUSY;
+	ret = nopin_walk(chunk, start, end, dir, false);
+	if (ret < 0)
+		return ret;
+
+	/* Those around for nothing if it is huge, otherwise when it pays */
+	chunk->walked += end - start;
+	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
+	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
+				    nopin_addr(range, base + nr))) {
+		chunk->walked = 0;
+		nopin_open_pages(chunk, 0, nr, dir);
+		nopin_walk(chunk, 0, nr, dir, true);
+	}
+	count_vm_event(NOPIN_REVALIDATE);
+	trace_nopin_revalidate(nopin_addr(range, base + start), end - start, dir);
+	return 0;
+}
+
 /**
- * nopin_open - let I/O enter pages again
+ * nopin_open - let I/O enter pages
  * @range: range of the pages
  * @first: index of the first page in @range
- * @nr: number of pages
+ * @nr: number of pages, at least 1; all of them of the same chunk
  * @dir: direction to open
- * @flags: NOPIN_OPEN_NOWAIT, not to wait for an invalidation to end;
- *	   NOPIN_OPEN_OTHER, for I/O that is not prompt
+ * @nowait: not to wait for an invalidation to end
  *
  * Opens the pages unless an invalidation of any of them is going on, for which it
- * waits. That may wait for I/O: the caller must have entered nothing. As there may
- * be one after the other, the time to wait is bounded, to a little more than what
- * an invalidation waits for I/O, and after a wait in vain nobody waits for a while.
+ * waits, and looks up their translations. An invalidation may wait for I/O: the
+ * caller must have entered nothing. As there may be one after the other, the time
+ * to wait is bounded, to a little more than what an invalidation waits for I/O, and
+ * after a wait in vain nobody waits for a while.
  *
- * Context: Process context, may sleep. Even with NOPIN_OPEN_NOWAIT it may
- * allocate memory.
+ * Context: Process context of a task that uses the mm, may sleep. Even with
+ * @nowait it may allocate memory.
  *
- * Return: 0; -EAGAIN if an invalidation intervened, or with NOPIN_OPEN_NOWAIT is
- * going on; -ETIME if waiting is in vain; -EBUSY if a page is pinned on behalf of earlier
- * I/O; -ENOMEM. The pages may be closed again by the time this returns 0.
+ * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going on;
+ * -ETIME if waiting is in vain; -EBUSY if too many bios use a page, or it is pinned
+ * on behalf of earlier ones; -EFAULT and -EPERM as nopin_walk(); -ENOMEM. The pages
+ * may be closed again by the time this returns 0.
  */
-int nopin_open(struct nopin_range *range, unsigned int first,
-	       unsigned int nr, enum nopin_dir dir, unsigned int flags)
+int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
+	       enum nopin_dir dir, bool nowait)
 {
-	unsigned int page, end = first + nr;
-	bool nowait = flags & NOPIN_OPEN_NOWAIT;
-	unsigned long start, stop;
+	unsigned long start = nopin_addr(range, first);
+	unsigned long stop = nopin_addr(range, first + nr);
+	unsigned int page = first % NOPIN_CHUNK_PAGES;
+	struct nopin_chunk *chunk;
 	long timeout = 0;
-	int ret = 0;
+	int ret;
 
 	/* This would wait for ourselves */
 	nopin_window_wait();
 
-	for (page = first; page < end; page = nopin_next_chunk(page)) {
-		ret = nopin_chunk_add(range, page, flags & NOPIN_OPEN_OTHER);
-		if (ret)
-			return ret;
-	}
+	ret = nopin_chunk_add(range, first);
+	if (ret)
+		goto out;
 
 	/* Enough for an invalidation that waits for I/O itself */
-	start = nopin_addr(range, first);
-	stop = nopin_addr(range, end);
 	if (!nowait && time_after_eq(jiffies, READ_ONCE(range->crowded)))
 		timeout = 2 * msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms)) +
 			  HZ / 10;
@@ -584,49 +442,15 @@ int nopin_open(struct nopin_range *range, unsigned int first,
 
 	/* Serializes with nopin_invalidate() */
 	spin_lock(&range->lock);
+	chunk = nopin_chunk(range, first);
 	if (!nopin_broken(REOPEN) &&
-	    mmu_interval_is_active(&range->notifier, start, stop)) {
+	    mmu_interval_is_active(&range->notifier, start, stop))
 		ret = nowait || timeout ? -EAGAIN : -ETIME;
-		goto unlock;
-	}
-	/* Those in the same words will be next */
-	page = round_down(first, NOPIN_PAGES_PER_WORD);
-	stop = min(round_up(end, NOPIN_PAGES_PER_WORD), range->nr_pages);
-	if (!mmu_interval_is_active(&range->notifier, nopin_addr(range, page),
-				    nopin_addr(range, stop)))
-		end = stop;
+	else if (unlikely(!chunk))
+		/* Freed since. It was not in use, so try again */
+		ret = -EAGAIN;
 	else
-		page = first;
-	for (; !ret && page < end; page = nopin_next_word(page)) {
-		struct nopin_chunk *chunk = nopin_chunk(range, page);
-		unsigned int i = page % NOPIN_CHUNK_PAGES /
-				 NOPIN_PAGES_PER_WORD;
-		u64 pinned, mask = nopin_bytes(page, end);
-
-		/* Freed since? It was not in use, so try again */
-		if (unlikely(!chunk)) {
-			ret = -EAGAIN;
-			break;
-		}
-		/*
-		 * In either direction: a page has one translation for both,
-		 * and bios of the other one may still be using it.
-		 */
-		pinned = nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) |
-			 nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
-		if (unlikely(pinned)) {
-			if (nopin_bytes(max(page, first), first + nr) & pinned)
-				ret = -EBUSY;
-			mask &= ~pinned;
-		}
-		/* What was known of the pages may have been forgotten since */
-		atomic64_or(mask & NOPIN_OLD, &chunk->word[dir][i]);
-		/* Open after old. Pairs with nopin_enter_known() */
-		smp_mb__before_atomic();
-		atomic64_andnot(mask & NOPIN_CLOSED, &chunk->word[dir][i]);
-		WRITE_ONCE(chunk->used[dir], chunk->used[dir] | BIT_ULL(i));
-	}
-unlock:
+		ret = nopin_open_chunk(chunk, page, page + nr, dir);
 	spin_unlock(&range->lock);
 out:
 	trace_nopin_open(start, nr, dir, ret);
@@ -651,21 +475,9 @@ unsigned int nopin_index(const struct nopin_range *range, unsigned long addr)
 }
 
 /**
- * nopin_len - how far a range reaches beyond an address
- * @range: the range
- * @addr: user address within @range
- *
- * Return: the number of bytes from @addr to the end of @range.
- */
-size_t nopin_len(const struct nopin_range *range, unsigned long addr)
-{
-	return range->start + ((size_t)range->nr_pages << PAGE_SHIFT) - addr;
-}
-
-/**
  * nopin_range_create - watch a range of user memory
  * @mm: the mm
- * @start: first address, page aligned
+ * @start: first address, a multiple of NOPIN_CACHE_SIZE
  * @nr_pages: length
  *
  * Context: Process context, with the mm in use; takes the mmap_lock for
@@ -712,7 +524,6 @@ static void nopin_range_free(struct rcu_head *rcu)
 	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->chunk[i])
 			nopin_chunk_free_rcu(&range->chunk[i]->rcu);
-	kfree(range->huge);
 	kvfree(range);
 }
 

@@ -233,7 +233,6 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_PROMPT]		= "prompt",
 	[NOPIN_BREAK_BUYS]		= "buys",
 	[NOPIN_BREAK_BUDGET]		= "budget",
-	[NOPIN_BREAK_UNLOCKED]		= "unlocked",
 	[NOPIN_BREAK_DIRTY]		= "dirty",
 	[NOPIN_BREAK_IRQS]		= "irqs",
 	[NOPIN_BREAK_SPECIAL]		= "special",
@@ -247,7 +246,6 @@ static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
 	[NOPIN_BREAK_REFUSE]		= "refuse",
 	[NOPIN_BREAK_BEHALF]		= "behalf",
 	[NOPIN_BREAK_UNHELD]		= "unheld",
-	[NOPIN_BREAK_CHECK]		= "check",
 	[NOPIN_BREAK_HINT]		= "hint",
 	[NOPIN_BREAK_SHRINK]		= "shrink",
 };

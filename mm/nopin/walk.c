@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * From user addresses to pages, for pages that have been entered.
+ * From user addresses to pages.
  *
  * This reads page tables the way GUP-fast does and refuses what GUP-fast
- * refuses. The differences follow from the pages being entered:
+ * refuses. It only looks up pages that are open, with the lock of the range held.
+ * Whoever wants to change the mapping of such a page has to close it first, for
+ * which he needs that lock. The differences to GUP-fast follow from that:
  *
- * - No reference is taken, and so nothing is checked again after taking it:
- *   until nopin_exit() the PTE stays as it was read.
+ * - No reference is taken, and so nothing is checked again after taking it: the
+ *   page stays where it is as long as the lock is held, and afterwards as long
+ *   as it is open or entered. Nor is there a second look at the PMD: a page
+ *   table is not taken away while it maps an open page.
  * - Nothing is unshared for devices that read memory. An anonymous page that
  *   is mapped copy-on-write is what the process sees as long as it is mapped,
  *   and it stays mapped.
@@ -18,277 +22,126 @@
 
 #include <linux/bvec.h>
 #include <linux/huge_mm.h>
+#include <linux/hugetlb.h>
+#include <linux/lockdep.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
 #include <linux/nopin_break.h>
 #include <linux/pgtable.h>
+#include <linux/pkeys.h>
 #include <linux/secretmem.h>
 #include <xen/xen.h>
 
 #include "nopin.h"
 
 /**
- * struct nopin_walk - where a walk has got to
- * @bvec: where the next bio_vec goes
- * @next: page that would continue the last bio_vec, from the offset that the
- *	  walk is at; NULL if none would
- * @write: the device writes memory
- * @found: what else there is to say
+ * struct nopin_leaf - what a huge entry of a page table says
+ * @page: the page at the address that was looked up; NULL if it is not huge
+ * @end: address behind the memory that the entry maps
+ * @special: there may be no struct page
+ * @devmap: memory of a device
+ * @young: accessed by the CPU lately
  */
-struct nopin_walk {
-	struct bio_vec		*bvec;
-	struct page		*next;
-	bool			write;
-	struct nopin_walked	found;
+struct nopin_leaf {
+	struct page	*page;
+	unsigned long	end;
+	bool		special;
+	bool		devmap;
+	bool		young;
 };
 
-/* Is it possible to put @page, which is next to it, into the last bio_vec? */
-bool nopin_mergeable(const struct bio_vec *last, struct page *page)
+/*
+ * Page table walks look at what the protection keys of the current thread
+ * permit, and nobody tells when it changes its mind. Key 0, the one that everybody
+ * has, is not worth caring.
+ */
+static bool nopin_uses_pkeys(struct mm_struct *mm)
 {
-	if (IS_ENABLED(CONFIG_KMSAN))
-		return false;
-	return !xen_domain() || xen_biovec_phys_mergeable(last, page);
+#if defined(CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS) || \
+	defined(CONFIG_ARM64_POE)
+	return READ_ONCE(mm_pkey_allocation_map(mm)) & ~BIT(0);
+#else
+	return IS_ENABLED(CONFIG_ARCH_HAS_PKEYS);
+#endif
 }
 
 /*
- * The bytes from @addr to @end are in @page and those that follow it. No struct
- * page is looked at: the walk may be too late, see nopin_check(). So memory of
- * devices, of which there may be several, is not merged.
+ * Not all architectures have pud_dirty() and pud_young(). The bits are those of a
+ * PTE, as hugetlb has it.
  */
-static __always_inline void nopin_add(struct nopin_walk *walk,
-				      struct page *page, unsigned long addr,
-				      unsigned long end, bool devmap)
+static pte_t nopin_pud_pte(pud_t pud)
 {
-	unsigned int len = end - addr;
-
-	if (page == walk->next && !devmap &&
-	    nopin_mergeable(walk->bvec - 1, page))
-		walk->bvec[-1].bv_len += len;
-	else
-		bvec_set_page(walk->bvec++, page, len, offset_in_page(addr));
-
-	/* If @end is not the end of a page, it is that of the walk */
-	walk->next = devmap ? NULL : page + DIV_ROUND_UP(len, PAGE_SIZE);
-}
-
-/* Note what a huge leaf says; false if it is special */
-static bool nopin_huge_ok(struct nopin_walk *walk, bool special, bool devmap,
-			  bool young)
-{
-	walk->found.devmap |= devmap;
-	walk->found.old |= !young;
-	return !special;
+	return __pte(pud_val(pud));
 }
 
 /* Is it memory that may have no struct page? */
-static __always_inline bool nopin_pte_special(pte_t pte)
+static __always_inline bool nopin_special(pte_t pte)
 {
-	return pte_special(pte) && !pte_devmap(pte) &&
-	       !is_zero_pfn(pte_pfn(pte));
+	return pte_special(pte) && !pte_devmap(pte) && !is_zero_pfn(pte_pfn(pte));
 }
 
-static __always_inline int nopin_ptes(struct nopin_walk *walk, pmd_t pmd,
-				      unsigned long addr, unsigned long end)
+static bool nopin_pmd(struct nopin_leaf *leaf, pmd_t pmd, unsigned long addr,
+		      bool write)
 {
-	/* With interrupts off the page table cannot go: no pte_offset_map() */
-	pte_t *ptep = pte_offset_kernel(&pmd, addr);
-
-	walk->found.huge = false;
-	do {
-		unsigned long next = min((addr & PAGE_MASK) + PAGE_SIZE, end);
-		pte_t pte = ptep_get_lockless(ptep);
-
-		if (pte_protnone(pte) ||
-		    !pte_access_permitted(pte, walk->write))
-			return -EFAULT;
-		if (walk->write && !pte_dirty(pte) && !nopin_broken(DIRTY))
-			return -EFAULT;
-		if (unlikely(nopin_pte_special(pte)))
-			return -EPERM;
-		walk->found.devmap |= pte_devmap(pte);
-		walk->found.old |= !pte_young(pte);
-		nopin_add(walk, pte_page(pte), addr, next, pte_devmap(pte));
-		addr = next;
-		ptep++;
-	} while (addr != end);
-	return 0;
+	if (pmd_protnone(pmd) || !pmd_access_permitted(pmd, write))
+		return false;
+	if (write && !pmd_dirty(pmd) && !nopin_broken(DIRTY))
+		return false;
+	leaf->page = pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
+	leaf->end = (addr & PMD_MASK) + PMD_SIZE;
+	leaf->special = pmd_special(pmd);
+	leaf->devmap = pmd_devmap(pmd);
+	leaf->young = pmd_young(pmd);
+	return true;
 }
 
-static int nopin_pmd_leaf(struct nopin_walk *walk, pmd_t pmd,
-			  unsigned long addr, unsigned long end)
+static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
+		      bool write)
 {
-	struct page *page = pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
-
-	if (pmd_protnone(pmd) || !pmd_access_permitted(pmd, walk->write))
-		return -EFAULT;
-	if (walk->write && !pmd_dirty(pmd) && !nopin_broken(DIRTY))
-		return -EFAULT;
-	if (!nopin_huge_ok(walk, pmd_special(pmd), pmd_devmap(pmd),
-			   pmd_young(pmd)))
-		return -EPERM;
-	/* Elsewhere a PMD maps less than a chunk, with base pages of 64 KiB say */
-	if (PMD_SIZE < NOPIN_CACHE_SIZE)
-		walk->found.huge = false;
-	nopin_add(walk, page, addr, end, pmd_devmap(pmd));
-	return 0;
-}
-
-/* Not all architectures have pud_dirty(). The bits are those of a PTE, as hugetlb has it */
-static bool nopin_pud_dirty(pud_t pud)
-{
-	return pte_dirty(__pte(pud_val(pud)));
-}
-
-static int nopin_pud_leaf(struct nopin_walk *walk, pud_t pud,
-			  unsigned long addr, unsigned long end)
-{
-	struct page *page = pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
-
-	if (!pud_access_permitted(pud, walk->write))
-		return -EFAULT;
-	if (walk->write && !nopin_pud_dirty(pud) && !nopin_broken(DIRTY))
-		return -EFAULT;
-	if (!nopin_huge_ok(walk, pud_special(pud), pud_devmap(pud),
-			   pud_young(pud)))
-		return -EPERM;
-	nopin_add(walk, page, addr, end, pud_devmap(pud));
-	return 0;
+	if (!pud_access_permitted(pud, write))
+		return false;
+	if (write && !pte_dirty(nopin_pud_pte(pud)) && !nopin_broken(DIRTY))
+		return false;
+	leaf->page = pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
+	leaf->end = (addr & PUD_MASK) + PUD_SIZE;
+	leaf->special = pud_special(pud);
+	leaf->devmap = pud_devmap(pud);
+	leaf->young = pte_young(nopin_pud_pte(pud));
+	return true;
 }
 
 /*
- * From the top again for each page table: a loop per level, as in GUP-fast,
- * costs more than that saves.
+ * What maps @addr, with interrupts off so that no page table goes away: either an
+ * entry that permits the access, or the page table of the last level in *@pmdp.
+ * False if there is neither.
  */
-static __always_inline int nopin_tables(struct nopin_walk *walk,
-					struct mm_struct *mm,
-					unsigned long addr, unsigned long end)
-{
-	unsigned long next;
-	int ret;
-
-	lockdep_assert_irqs_disabled();
-
-	do {
-		pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
-		p4d_t *p4dp, p4d;
-		pud_t *pudp, pud;
-		pmd_t *pmdp, pmd;
-
-		if (unlikely(!pgd_present(pgd) || pgd_leaf(pgd)))
-			return -EFAULT;
-		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
-		p4d = p4dp_get(p4dp);
-		if (unlikely(!p4d_present(p4d)))
-			return -EFAULT;
-
-		pudp = pud_offset_lockless(p4dp, p4d, addr);
-		pud = pudp_get(pudp);
-		if (unlikely(!pud_present(pud)))
-			return -EFAULT;
-		if (unlikely(pud_leaf(pud))) {
-			next = pud_addr_end(addr, end);
-			ret = nopin_pud_leaf(walk, pud, addr, next);
-			if (ret)
-				return ret;
-			continue;
-		}
-
-		pmdp = pmd_offset_lockless(pudp, pud, addr);
-		pmd = pmdp_get_lockless(pmdp);
-		next = pmd_addr_end(addr, end);
-		if (unlikely(!pmd_present(pmd)))
-			return -EFAULT;
-		if (pmd_leaf(pmd))
-			ret = nopin_pmd_leaf(walk, pmd, addr, next);
-		else
-			ret = nopin_ptes(walk, pmd, addr, next);
-		if (ret)
-			return ret;
-		/* As GUP-fast: has it been the page table all the time? */
-		if (unlikely(pmd_val(pmd) != pmd_val(pmdp_get_lockless(pmdp))))
-			return -EFAULT;
-	} while (addr = next, addr != end);
-	return 0;
-}
-
-/*
- * The page that is mapped at @addr, no matter how. NULL if there is none, an
- * error for what may have no struct page.
- */
-static struct page *nopin_page(struct mm_struct *mm, unsigned long addr)
+static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
+		       unsigned long addr, bool write, pmd_t *pmdp)
 {
 	pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
 	p4d_t *p4dp, p4d;
 	pud_t *pudp, pud;
-	pmd_t *pmdp, pmd;
-	pte_t pte;
 
 	lockdep_assert_irqs_disabled();
 
+	leaf->page = NULL;
 	if (!pgd_present(pgd) || pgd_leaf(pgd))
-		return NULL;
+		return false;
 	p4dp = p4d_offset_lockless(pgdp, pgd, addr);
 	p4d = p4dp_get(p4dp);
 	if (!p4d_present(p4d))
-		return NULL;
+		return false;
 	pudp = pud_offset_lockless(p4dp, p4d, addr);
 	pud = pudp_get(pudp);
 	if (!pud_present(pud))
-		return NULL;
-	if (pud_leaf(pud) && pud_special(pud))
-		return ERR_PTR(-EPERM);
+		return false;
 	if (pud_leaf(pud))
-		return pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
-	pmdp = pmd_offset_lockless(pudp, pud, addr);
-	pmd = pmdp_get_lockless(pmdp);
-	if (!pmd_present(pmd))
-		return NULL;
-	if (pmd_leaf(pmd) && pmd_special(pmd))
-		return ERR_PTR(-EPERM);
-	if (pmd_leaf(pmd))
-		return pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
-	pte = ptep_get_lockless(pte_offset_kernel(&pmd, addr));
-	if (!pte_present(pte))
-		return NULL;
-	return nopin_pte_special(pte) ? ERR_PTR(-EPERM) : pte_page(pte);
-}
-
-/**
- * nopin_walk_get - get a reference to the page at an address
- * @mm: an mm that somebody uses
- * @addr: user address
- * @page: set to the page
- *
- * The caller finds out whether it is the page that is meant: if somebody has
- * entered it and does not exit before this returns, nothing else can have been
- * there.
- *
- * Context: Any with interrupts on. Does not sleep.
- *
- * Return: the folio of the page, with a reference, or NULL if there is nothing
- * or no telling.
- */
-struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
-			     struct page **page)
-{
-	struct folio *folio = NULL;
-
-	/* As for nopin_walk(), and as in GUP-fast pages cannot be reused */
-	local_irq_disable();
-	*page = nopin_page(mm, addr);
-	if (!IS_ERR_OR_NULL(*page)) {
-		folio = page_folio(*page);
-		if (!folio_try_get(folio))
-			folio = NULL;
-	}
-	local_irq_enable();
-
-	if (folio && unlikely(page_folio(*page) != folio)) {
-		folio_put(folio);
-		folio = NULL;
-	}
-	return folio;
+		return nopin_pud(leaf, pud, addr, write);
+	*pmdp = pmdp_get_lockless(pmd_offset_lockless(pudp, pud, addr));
+	if (!pmd_present(*pmdp))
+		return false;
+	return !pmd_leaf(*pmdp) || nopin_pmd(leaf, *pmdp, addr, write);
 }
 
 /**
@@ -298,153 +151,47 @@ struct folio *nopin_walk_get(struct mm_struct *mm, unsigned long addr,
  *
  * Context: Any. Does not sleep.
  *
- * Return: whether there was a moment ago.
+ * Return: whether there was a moment ago, and it could be read.
  */
 bool nopin_present(struct mm_struct *mm, unsigned long addr)
 {
+	struct nopin_leaf leaf;
 	bool present;
+	pte_t *ptep;
+	pmd_t pmd;
 
 	local_irq_disable();
-	present = nopin_page(mm, addr);
+	present = nopin_find(&leaf, mm, addr, false, &pmd);
+	if (present && !leaf.page) {
+		ptep = pte_offset_kernel(&pmd, addr);
+		present = pte_present(ptep_get_lockless(ptep));
+	}
 	local_irq_enable();
 	return present;
 }
 
-/**
- * nopin_mapped - is a page mapped at an address?
- * @mm: the mm
- * @addr: user address in a range that the caller is about to change, so that its
- *	  page tables do not go away
- *
- * Context: Process context, does not sleep. Takes the lock of the page table.
- *
- * Return: whether one is that I/O without pins may use. Others who clear a PTE for
- * a moment do so with that lock held, so "no" means no.
- */
-bool nopin_mapped(struct mm_struct *mm, unsigned long addr)
-{
-	bool mapped = false;
-	spinlock_t *ptl;	/* of the entry that is looked at */
-	pgd_t *pgd;
-	p4d_t *p4d;
-	pud_t *pud;
-	pmd_t *pmd;
-	pte_t *pte;
-
-	pgd = pgd_offset(mm, addr);
-	if (pgd_none(pgdp_get(pgd)))
-		return false;
-	p4d = p4d_offset(pgd, addr);
-	if (p4d_none(p4dp_get(p4d)))
-		return false;
-	pud = pud_offset(p4d, addr);
-	ptl = pud_lock(mm, pud);
-	mapped = pud_leaf(pudp_get(pud)) && !pud_special(pudp_get(pud));
-	spin_unlock(ptl);
-	if (mapped)
-		return true;
-	if (!pud_present(pudp_get(pud)) || pud_leaf(pudp_get(pud)))
-		return false;
-	pmd = pmd_offset(pud, addr);
-	ptl = pmd_lock(mm, pmd);
-	mapped = pmd_present(pmdp_get(pmd)) && pmd_leaf(pmdp_get(pmd)) &&
-		 !pmd_special(pmdp_get(pmd));
-	spin_unlock(ptl);
-	if (mapped)
-		return true;
-	pte = pte_offset_map_nolock(mm, pmd, addr, &ptl);
-	if (!pte)
-		return false;
-	spin_lock(ptl);
-	mapped = pte_present(ptep_get(pte)) && !nopin_pte_special(ptep_get(pte));
-	spin_unlock(ptl);
-	pte_unmap(pte);
-	return mapped;
-}
-
-/**
- * nopin_walk - look up user memory in the page tables
- * @mm: the mm
- * @addr: user address, untagged
- * @len: number of bytes, at least 1
- * @dir: what a device is going to do with it
- * @bvec: array of bio_vecs to add to
- * @vcnt: number of bio_vecs in @bvec, updated
- * @walked: set to what else there is to say
- *
- * Physically contiguous memory goes into one bio_vec, the last one of before
- * the call included. There must be room for one more per page.
- *
- * Context: Any that can use the mm. Does not sleep. All pages have been
- * entered for @dir by nopin_enter(). It may have been too late, though, as
- * nopin_check() tells; until then no struct page may be touched.
- *
- * Return: 0; -EFAULT if something is not mapped, not with the access needed or
- * not dirty, which a page fault may mend; -EPERM if something is mapped that
- * may be pinned at best. Unless 0 was returned, what is behind the first
- * *@vcnt bio_vecs is undefined, and so is the length of the last one.
- */
-int nopin_walk(struct mm_struct *mm, unsigned long addr, size_t len,
-	       enum nopin_dir dir, struct bio_vec *bvec, unsigned short *vcnt,
-	       struct nopin_walked *walked)
-{
-	struct nopin_walk walk = {
-		.bvec	= bvec + *vcnt,
-		.write	= dir == NOPIN_FROM_DEVICE,
-		.found	= { .huge = true },
-	};
-	unsigned long flags = 0;
-	int ret;
-
-	if (walk.bvec != bvec) {
-		struct bio_vec *last = walk.bvec - 1;
-		size_t stop = last->bv_offset + last->bv_len;
-
-		/* That one was judged before */
-		if (offset_in_page(stop) == offset_in_page(addr) &&
-		    !is_zone_device_page(last->bv_page))
-			walk.next = last->bv_page + stop / PAGE_SIZE;
-	}
-
-	/*
-	 * Page tables are freed after an IPI or a grace period, both of which
-	 * need interrupts on.
-	 */
-	if (!nopin_broken(IRQS))
-		local_irq_save(flags);
-	ret = nopin_tables(&walk, mm, addr, addr + len);
-	if (!nopin_broken(IRQS))
-		local_irq_restore(flags);
-	if (unlikely(ret))
-		return ret;
-
-	*vcnt = walk.bvec - bvec;
-	*walked = walk.found;
-	return 0;
-}
-
 /* Does GUP have to judge this page? */
-static bool nopin_page_special(struct page *page, struct folio *folio,
-			       enum nopin_dir dir, bool devmap)
+static __always_inline bool nopin_page_special(struct page *page,
+					       enum nopin_dir dir, bool devmap)
 {
+	struct folio *folio = page_folio(page);
 	struct address_space *mapping;
 
 	/* Truncation of a file on fs-DAX unmaps first, so that is safe */
-	if (devmap && is_zone_device_page(page))
+	if (unlikely(devmap) && is_zone_device_page(page))
 		return page->pgmap->type != MEMORY_DEVICE_FS_DAX;
 	if (IS_ENABLED(CONFIG_PCI_P2PDMA) && is_pci_p2pdma_page(page))
 		return true;
-	/*
-	 * hugetlb reuses a page for a write by its mapcount alone. If this one
-	 * were pinned on behalf of I/O of the parent, a child would write into
-	 * what the I/O reads. GUP makes the page exclusive first.
-	 */
-	if (folio_test_hugetlb(folio))
-		return dir == NOPIN_TO_DEVICE && folio_test_anon(folio) &&
+	if (folio_test_anon(folio))
+		/*
+		 * hugetlb reuses a page for a write by its mapcount alone. If
+		 * this one were pinned on behalf of I/O of the parent, a child
+		 * would write into what the I/O reads. GUP makes the page
+		 * exclusive first.
+		 */
+		return dir == NOPIN_TO_DEVICE && folio_test_hugetlb(folio) &&
 		       !PageAnonExclusive(&folio->page);
-	/* nopin_check() has ordered this behind the look at the PTE */
-	if (!secretmem_active() || folio_test_large(folio) ||
-	    folio_test_anon(folio))
+	if (!secretmem_active() || folio_test_large(folio))
 		return false;
 	/* The mapping of a page that stays mapped does not go away */
 	mapping = READ_ONCE(folio->mapping);
@@ -452,78 +199,212 @@ static bool nopin_page_special(struct page *page, struct folio *folio,
 }
 
 /**
- * nopin_judge - look at pages that a walk has found
- * @bv: the first bio_vec that the walk has added to
- * @end: behind the last one
- * @dir: as for nopin_walk()
- * @walked: what the walk has said
- *
- * Refuses what GUP-fast refuses and PTEs do not show, and tells reclaim of the
- * access, as a touch by the CPU would have.
- *
- * Context: As for nopin_walk(), and nopin_check() has returned 0: pages that have
- * been entered stay what they are.
- *
- * Return: 0, or -EPERM if some of it may be pinned at best.
+ * struct nopin_walk - pages of a chunk that are looked up
+ * @chunk: the chunk
+ * @dir: what a device is going to do with them
+ * @all: whoever wants them may never come: leave out what neither the processor
+ *	 has accessed lately nor I/O before
+ * @ret: result
  */
-int nopin_judge(const struct bio_vec *bv, const struct bio_vec *end,
-		enum nopin_dir dir, const struct nopin_walked *walked)
+struct nopin_walk {
+	struct nopin_chunk	*chunk;
+	enum nopin_dir		dir;
+	bool			all;
+	int			ret;
+};
+
+/*
+ * Those of the pages in the word of @page, up to @end, that are open and whose
+ * translations are not known, as the OLD bits of a word
+ */
+static __always_inline u64 nopin_wanted(const struct nopin_walk *walk,
+					unsigned int page, unsigned int end)
 {
-	for (; bv < end; bv++) {
-		unsigned int nr = DIV_ROUND_UP(bv->bv_offset + bv->bv_len,
-					       PAGE_SIZE), i = 0;
+	u64 word = atomic64_read(nopin_word(walk->chunk, page, walk->dir));
 
-		while (i < nr) {
-			struct page *page = bv->bv_page + i;
-			struct folio *folio = page_folio(page);
+	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
+	return word & ~(word >> 1) & NOPIN_OLD & nopin_bytes(page, end);
+}
 
-			if (nopin_page_special(page, folio, dir,
-					       walked->devmap) &&
-			    !nopin_broken(SPECIAL))
-				return -EPERM;
-			if (unlikely(walked->old))
-				folio_set_referenced(folio);
-			i += folio_nr_pages(folio) - folio_page_idx(folio, page);
-		}
-	}
+/* These translations, of pages in the word of @page, are known from now on */
+static __always_inline void nopin_publish(const struct nopin_walk *walk,
+					  unsigned int page, u64 known)
+{
+	/* The bio_vecs before the bits. Pairs with that in nopin_enter_word() */
+	smp_mb__before_atomic();
+	atomic64_andnot(known, nopin_word(walk->chunk, page, walk->dir));
+}
+
+/* @page is what an entry maps there; returns whether to publish that */
+static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
+				      struct page *page, bool devmap)
+{
+	struct bio_vec *bv = &chunk->bvec[i];
+
+	if (likely(bv->bv_page == page))
+		return true;
+	/* No bio can be pointing to it, see cache.c */
+	if (bv->bv_page &&
+	    WARN_ON_ONCE(nopin_count(chunk, i, NOPIN_FROM_DEVICE) ||
+			 nopin_count(chunk, i, NOPIN_TO_DEVICE)))
+		return false;
+	if (unlikely(devmap))
+		WRITE_ONCE(chunk->apart, true);
+	bvec_set_page(bv, page, PAGE_SIZE, 0);
+	return true;
+}
+
+/* An entry maps that page, and maybe more: may it be used? */
+static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
+				       bool special, bool devmap, bool young)
+{
+	if (unlikely(special) ||
+	    (nopin_page_special(page, dir, devmap) && !nopin_broken(SPECIAL)))
+		return -EPERM;
+	/* Tell reclaim of the access, as a touch by the CPU would have */
+	if (unlikely(!young))
+		folio_set_referenced(page_folio(page));
 	return 0;
 }
 
-/**
- * nopin_translate - translate user memory that has been entered
- * @range: range of the pages
- * @first: index of the first page in @range
- * @nr: number of pages
- * @addr: user address, untagged
- * @len: number of bytes, at least 1
- * @dir: what a device is going to do with it
- * @bvec: as for nopin_walk()
- * @vcnt: as for nopin_walk()
- * @huge: set to whether PMDs, or more, map all of it
- *
- * Context: As for nopin_walk().
- *
- * Return: as nopin_walk(); also -EAGAIN if a page was closed meanwhile. The pages
- * are still entered in any case.
- */
-int nopin_translate(struct nopin_range *range, unsigned int first,
-		    unsigned int nr, unsigned long addr, size_t len,
-		    enum nopin_dir dir, struct bio_vec *bvec,
-		    unsigned short *vcnt, bool *huge)
+/* The pages from @page to @stop, whose PTEs are in a page table from @ptep on */
+static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
+			    unsigned int page, unsigned int stop)
 {
-	/* The walk may have made the last one longer */
-	struct bio_vec *start = bvec + (*vcnt ? *vcnt - 1 : 0);
-	struct nopin_walked walked;
+	bool write = walk->dir == NOPIN_FROM_DEVICE;
+	struct nopin_chunk *chunk = walk->chunk;
+	enum nopin_dir dir = walk->dir;
+	unsigned int first = page, i;
 	int ret;
 
-	ret = nopin_walk(range->notifier.mm, addr, len, dir, bvec, vcnt,
-			 &walked);
-	if (likely(!ret))
-		ret = nopin_check(range, first, nr, dir);
-	if (likely(!ret))
-		ret = nopin_judge(start, bvec + *vcnt, dir, &walked);
-	*huge = !ret && walked.huge;
-	return ret;
+	for (; page < stop; page = nopin_next_word(page)) {
+		u64 wanted = nopin_wanted(walk, page, stop), known = 0;
+
+		for (; wanted; wanted &= wanted - 1) {
+			struct page *p;
+			pte_t pte;
+
+			i = round_down(page, NOPIN_PAGES_PER_WORD) +
+			    __ffs64(wanted) / NOPIN_PAGE_BITS;
+			pte = ptep_get_lockless(ptep + (i - first));
+			ret = -EFAULT;
+			if (pte_protnone(pte) || !pte_access_permitted(pte, write) ||
+			    (write && !pte_dirty(pte) && !nopin_broken(DIRTY)))
+				goto fail;
+			p = pte_page(pte);
+			/* A device does not make PTEs young */
+			if (walk->all && !pte_young(pte) &&
+			    chunk->bvec[i].bv_page != p)
+				continue;
+			ret = nopin_judge(p, dir, nopin_special(pte),
+					  pte_devmap(pte), pte_young(pte));
+			if (unlikely(ret))
+				goto fail;
+			if (nopin_add(chunk, i, p, pte_devmap(pte)))
+				known |= wanted & -wanted;
+			continue;
+fail:
+			walk->ret = walk->ret ?: ret;
+		}
+		if (known)
+			nopin_publish(walk, page, known);
+	}
+}
+
+/* The pages from @page to @stop, all of which one entry maps */
+static void nopin_walk_leaf(struct nopin_walk *walk,
+			    const struct nopin_leaf *leaf, unsigned int page,
+			    unsigned int stop)
+{
+	unsigned int first = page, i;
+	int ret;
+
+	if (walk->all && !leaf->young && walk->chunk->bvec[page].bv_page != leaf->page)
+		return;
+	ret = nopin_judge(leaf->page, walk->dir, leaf->special, leaf->devmap,
+			  leaf->young);
+	if (ret) {
+		walk->ret = walk->ret ?: ret;
+		return;
+	}
+	for (; page < stop; page = nopin_next_word(page)) {
+		u64 wanted = nopin_wanted(walk, page, stop), known = 0;
+
+		for (; wanted; wanted &= wanted - 1) {
+			i = round_down(page, NOPIN_PAGES_PER_WORD) +
+			    __ffs64(wanted) / NOPIN_PAGE_BITS;
+			if (nopin_add(walk->chunk, i, leaf->page + (i - first),
+				      leaf->devmap))
+				known |= wanted & -wanted;
+		}
+		if (known)
+			nopin_publish(walk, page, known);
+	}
+}
+
+/**
+ * nopin_walk - look up pages of a chunk
+ * @chunk: the chunk
+ * @start: index in @chunk of the first page
+ * @end: index behind the last page
+ * @dir: what a device is going to do with them
+ * @all: this is not about a particular I/O
+ *
+ * Those that are open, and whose translations are not known, become known.
+ *
+ * Context: Process context of a task that uses the mm, with &nopin_range.lock
+ * held. Does not sleep.
+ *
+ * Return: 0; -EFAULT if a page is not mapped, not with the access needed or not
+ * dirty, which a page fault may mend; -EPERM if something is mapped that may be
+ * pinned at best. If there are several such pages, it is about the first one.
+ * Positive if 0 would be returned and a PMD or more maps the last one.
+ */
+int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
+	       enum nopin_dir dir, bool all)
+{
+	unsigned int base = chunk->index * NOPIN_CHUNK_PAGES, page, next;
+	struct mm_struct *mm = chunk->range->notifier.mm;
+	struct nopin_walk walk = {
+		.chunk	= chunk,
+		.dir	= dir,
+		.all	= all,
+	};
+	struct nopin_leaf leaf = {};
+	unsigned long flags = 0;
+
+	lockdep_assert_held(&chunk->range->lock);
+
+	if (nopin_uses_pkeys(mm))
+		return -EPERM;
+	/*
+	 * Page tables are freed after an IPI or a grace period, both of which
+	 * need interrupts on.
+	 */
+	if (!nopin_broken(IRQS))
+		local_irq_save(flags);
+	for (page = start; page < end; page = next) {
+		unsigned long addr = nopin_addr(chunk->range, base + page);
+		unsigned long last = nopin_addr(chunk->range, base + end);
+		pmd_t pmd;
+
+		if (!nopin_find(&leaf, mm, addr, dir == NOPIN_FROM_DEVICE, &pmd)) {
+			/* Others that this entry would map are as bad */
+			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
+			walk.ret = walk.ret ?: -EFAULT;
+		} else if (leaf.page) {
+			next = page + ((min(leaf.end, last) - addr) >> PAGE_SHIFT);
+			nopin_walk_leaf(&walk, &leaf, page, next);
+		} else {
+			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
+			/* The page table cannot go: no pte_offset_map() */
+			nopin_walk_ptes(&walk, pte_offset_kernel(&pmd, addr), page,
+					next);
+		}
+	}
+	if (!nopin_broken(IRQS))
+		local_irq_restore(flags);
+	return walk.ret ?: !!leaf.page;
 }
 
 /**

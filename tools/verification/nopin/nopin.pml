@@ -1,537 +1,561 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The protocol of mm/nopin/ as a model for spin: one page of address space, one
- * direction, and those who are interested in it at the same time.
+ * The protocol of mm/nopin/ as a model for spin: one page of address space, with a
+ * state for each of two directions, and those who are interested in it at once.
  *
- *	submitters	direct I/O, and an munmap() with I/O in flight
- *	device		works on the page, then ends the bio, for which the driver may
- *			need memory
- *	changer		somebody else who changes the mapping, and has to
- *	kswapd		wants the page, but not at any price
- *	worker		drops the pin on behalf of I/O that took too long
- *	shrinker	wants the memory for the kept translation, instead of kswapd
+ *	bio		enters the page, has a device work on it, exits; opens the page
+ *			if it cannot be entered, and faults it in if it is not there
+ *	changer		changes the mapping: an invalidation of any kind
+ *	worker		drops the pins that changers took on behalf of bios
+ *	ager		makes the translation old
  *
  * spin looks at every order in which their steps can happen, and complains if
  *
- * - the device works on a page that belongs to somebody else by then,
- * - a count goes below zero or pages are entered while their mapping changes,
- * - nobody can go on: a wake-up got lost, or they wait in a circle,
- * - a pin on behalf of I/O is not dropped,
- * - I/O relies on a translation that is wrong, or in memory that was freed.
+ * - a device works on a page that is neither the one that is mapped, with the access
+ *   that it needs, nor pinned for it,
+ * - a page is pinned that is not mapped, or unpinned while a bio uses it,
+ * - the bio_vec is written while a bio or a pin relies on it,
+ * - a changer waits for I/O that may not end before he does: I/O that is not prompt,
+ *   I/O that is pinned, and any I/O if he is reclaim,
+ * - somebody waits for ever, or a page is pinned for ever.
  *
- * Each BREAK_* breaks the protocol in one place, and then there must be such a
- * complaint: otherwise the model does not show anything. "check" runs them all.
+ * A step is what the kernel does in one atomic operation, or what nobody else can see
+ * half of. Each BREAK_* leaves out one step or does two of them in the wrong order, and
+ * then there must be a complaint. The latter is what a processor does where the kernel
+ * lacks a barrier. "check" runs them all.
  *
- * A step here is atomic where the kernel has an atomic operation, or a lock. What
- * weaker ordering could do is not in the model: operations on the state of a page
- * are full barriers.
+ * What is taken for granted here is in chunk.pml, the memory of the states, and in
+ * range.pml, the life of the range. How long a wait takes is in none of them: it may
+ * end at any time. Nor are pages that cannot be pinned.
  */
 
-#ifdef BREAK_WAIT
-#define WAITS	false
-#else
-#define WAITS	true
-#endif
+#define FROM		0	/* the device writes memory */
+#define TO		1	/* it reads memory */
 
-/*
- * There are three models. In one, waits end when the I/O does, and the kernel must
- * get along with that: the bound is no excuse for waiting in a circle. In the
- * others, any wait may end early, with a pin on behalf of the I/O; in the last one
- * there is a shrinker.
- */
-#if defined(BREAK_BLOCK) || defined(BREAK_MEMALLOC) || defined(BREAK_WAKE)
-#define PATIENT
-#endif
-#if defined(BREAK_SHRINK) || defined(BREAK_SHRINK_ORDER) || defined(BREAK_OLD)
-#define SHRINKER
-#endif
+/* What changers do: all but PROTECT is about both directions */
+#define TRUNCATE	0	/* of a page of a file: waits for FROM, pins TO, then all */
+#define UNMAP		1	/* of an anonymous page: pins at once */
+#define PROTECT		2	/* mkclean: waits for FROM, then pins */
+#define MIGRATE		3	/* waits, then is refused */
+#define RECLAIM		4	/* is refused at once */
 
-#ifdef BREAK_STALE
-#define STALE	true
-#else
-#define STALE	false
-#endif
+#define REFUSABLE	(kind >= MIGRATE)
+#define BUYS(dir)	((kind == TRUNCATE || kind == PROTECT) && dir == FROM)
 
-#define NR_IO		2	/* of the first submitter, one of the other */
-#define NR_SUBMITTERS	2
-#define NR_PAGES	8	/* each fault takes a new one */
-#define NR_ARRAYS	4
-
-/* The mapping: which page is there, and who owns it */
+/* The mapping: which page is there, 0 for none. Each fault takes a new one */
 byte pte = 1;
 byte next = 2;
-bool freed[NR_PAGES];
+bool writable = true;		/* and dirty */
 
-/* The state of the page, as the notifier and I/O see it */
-bool closed = true;
-byte count;
-byte changing;		/* invalidations between start and end */
+/* The states of the page, and its translation */
+bool closed[2];
+bool old[2];
+byte count[2];
+byte bvec = 1;
+bool pinned[2];
 
-/* The pin on behalf of the I/O in flight, on which page, and its way to the worker */
-bool pinned;
-byte held;
-bool orphaned;		/* nothing maps the page any more */
-bool watching;
-bool queued;
+bool locked;			/* the range lock */
+byte changing;			/* invalidations between start and end */
+bool asleep[2];			/* each changer: in the wait queue of the range */
+bool queued;			/* the worker */
 
-/*
- * The kept translation, and the bit in the state of the page that keeps I/O from
- * using it unseen. It is in an array, each allocated after the last one was freed.
- */
-bool valid;
-bool old = true;
-byte cached;
-byte array;
-bool gone[NR_ARRAYS + 1];	/* and none at all */
-bool locked;		/* the range lock, where it is held for several steps */
+byte other;			/* bios in the chunk that are not prompt */
+byte others[2];			/* those of them that have entered: nobody knows that */
+byte reclaiming;		/* drivers that need memory wait for it */
+bool copied;			/* somebody has a copy of the page, to replace it by */
 
-/* The wait queue of the range: waiters, and those of them that were woken */
-byte sleeping;
-byte woken;
+/* Bios that are not prompt are counted */
+#define begin_other()	if :: is_other -> other++ :: !is_other fi
+#define end_other()	if :: is_other -> other-- :: !is_other fi
 
-/* Memory is short until kswapd has had a look at everything */
-bool low;
+#define lock()		atomic { !locked; locked = true }
+#define unlock()	locked = false
+#define BUSY(dir)	(count[dir] > 0 && !pinned[dir])
 
-/* I/O in flight: what the device was given, and what ended, for the submitter */
-chan device_queue = [NR_SUBMITTERS * NR_IO] of { byte, byte, byte };
-byte ended[NR_SUBMITTERS];
-
-/* nopin_pin_wake(): called for whoever exits, and once by who has pinned */
-inline wake_pin()
-{
-	atomic {
-		if
-		:: watching && count == 0 ->
-			watching = false;
-			queued = true
-		:: else
-		fi
-	}
-}
-
-/* The last access, and the wake-up: nopin_exit() */
-inline exit_page()
-{
-#ifdef BREAK_WAKE
-	/* who looks for waiters first misses the one that comes now */
-	seen = closed && sleeping > 0;
-	atomic {
-		assert(count > 0);
-		count--;
-	}
-	if
-	:: seen ->
-		woken = sleeping;
-		wake_pin()
-	:: else
-	fi
-#else
-	atomic {
-		assert(count > 0);
-		count--;
-		seen = closed;
-	}
-	if
-	:: seen ->
-		atomic {
-			if
-			:: sleeping > 0 -> woken = sleeping
-			:: else
-			fi
-		};
-		wake_pin()
-	:: else
-	fi
-#endif
-}
-
-/*
- * nopin_pin(): get a reference to what is mapped, then look whether that was in
- * time; under the lock of the range
- */
-inline pin()
-{
-	atomic {
-		held = pte;
-		if
-		:: count > 0 && !pinned && held != 0 ->
-			assert(!freed[held]);
-			pinned = true
-		:: else ->
-			/* nothing there, for somebody who is about to leave */
-			goto no_pin
-		fi
-	};
-	watching = true;
-#ifndef BREAK_PIN_WAKE
-	wake_pin();
-#endif
-no_pin:
-	skip
-}
-
-/* wait_event_timeout(): get on the queue, look again, sleep */
-inline drain()
-{
-	do
-	:: atomic { sleeping++ };
-	   if
-	   :: count == 0 || pinned ->
-		atomic {
-			sleeping--;
-			if
-			:: woken > sleeping -> woken = sleeping
-			:: else
-			fi
-		};
-		break
-	   :: count > 0 && !pinned ->
-		/* schedule() */
-		if
-		:: atomic {
-			woken > 0;
-			woken--;
-			sleeping--
-		   }
-#ifndef PATIENT
-		:: atomic {
-			/* time is up, maybe in the moment of the wake-up */
-			sleeping--;
-			if
-			:: woken > sleeping -> woken = sleeping
-			:: else
-			fi
-		   };
-#ifdef BREAK_UNHELD
-		   break
-#else
-		   pin()
-#endif
-#endif
-		fi
-	   fi
-	od
-}
-
-/* What the caller of the notifier does between start and end */
-inline change_mapping()
-{
-	atomic {
-		assert(!WAITS || count == 0 || pinned);
-		if
-		:: pte != 0 && pinned && pte == held ->
-			orphaned = true;
-			pte = 0
-		:: pte != 0 && !(pinned && pte == held) ->
-			freed[pte] = true;
-			pte = 0
-		:: else
-		fi
-	};
-	changing--
-}
-
-/* nopin_forget(): what bios of a pinned page point to stays */
-inline forget()
-{
-	atomic {
-		if
-		:: !pinned && !STALE -> !locked -> valid = false
-		:: else
-		fi
-	}
-}
-
-/* nopin_invalidate(), for somebody who cannot be refused */
-inline invalidate()
-{
-	atomic { changing++; closed = true };
-#ifndef BREAK_WAIT
-	drain();
-#endif
-	forget();
-	change_mapping()
-}
-
-/* The same for reclaim: never waits */
-inline try_invalidate()
-{
 #ifdef BREAK_MEMALLOC
-	atomic { changing++; closed = true };
-	drain();
-	forget();
-	change_mapping()
+#define AT_ONCE	false
 #else
+#define AT_ONCE	(kind == RECLAIM)
+#endif
+#ifdef BREAK_OTHER
+#define ALONE	true
+#else
+#define ALONE	(other == 0)
+#endif
+
+inline wake()
+{
+	d_step { asleep[0] = false; asleep[1] = false }
+}
+
+/* A device works on the page: at any time between enter and exit */
+inline use()
+{
+	assert((page == pte && (dir == TO || writable)) ||
+	       (page == bvec && pinned[dir]));
+	assert(dir == TO || !copied)
+}
+
+proctype bio(byte dir; bool is_other)
+{
+	byte page;
+	bool seen, sleeper, pins;
+
+again:	/* nopin_enter() */
+#ifndef BREAK_OTHER_LATE
+	begin_other();
+#endif
+#ifdef BREAK_ENTER_ORDER
+	page = bvec;
+#endif
 	atomic {
 		if
-		:: count > 0 && !pinned -> refused = true
-		:: else ->
-			refused = false;
-			changing++;
-			closed = true
-		fi
+#ifdef BREAK_ENTER_CLOSED
+		:: !old[dir]
+#else
+#ifdef BREAK_ENTER_OLD
+		:: !closed[dir]
+#else
+		:: !closed[dir] && !old[dir]
+#endif
+#endif
+		:: else -> goto shut
+		fi;
+#ifdef BREAK_ENTER_ATOMIC
+	};
+	atomic {
+#endif
+		count[dir]++;
+		others[dir] = others[dir] + is_other
+	};
+#ifdef BREAK_OTHER_LATE
+	begin_other();
+#endif
+#ifndef BREAK_ENTER_ORDER
+	page = bvec;
+#endif
+
+#ifdef BREAK_BLOCK
+	/* something before submit_bio() waits for an invalidation */
+	changing == 0;
+#endif
+	/*
+	 * The driver may need memory. I/O that is not prompt may wait for anything,
+	 * and so may I/O that has pins.
+	 */
+	if
+	:: true
+	:: true -> reclaiming == 0 && (changing == 0 || !(is_other || pinned[dir]))
+	fi;
+#ifndef BREAK_EXIT_ORDER
+	use();
+#endif
+
+	/* nopin_exit() */
+#ifdef BREAK_OTHER_SOON
+	end_other();
+#endif
+#ifdef BREAK_EXIT_WAKE
+	sleeper = asleep[0] || asleep[1];
+#endif
+#ifdef BREAK_EXIT_PINS
+	pins = pinned[FROM] || pinned[TO];
+#endif
+#ifdef BREAK_EXIT_CLOSED
+	seen = closed[dir];
+#endif
+	atomic {
+		assert(count[dir] > 0);
+#ifndef BREAK_EXIT_CLOSED
+		seen = closed[dir];
+#endif
+		count[dir]--;
+		others[dir] = others[dir] - is_other
+	};
+#ifdef BREAK_EXIT_ORDER
+	use();
+#endif
+#ifndef BREAK_OTHER_SOON
+	end_other();
+#endif
+	/* nopin_exit_wake() */
+	if
+	:: seen ->
+		atomic {
+#ifndef BREAK_EXIT_WAKE
+			sleeper = asleep[0] || asleep[1];
+#endif
+			if
+			:: sleeper -> wake()
+			:: !sleeper
+			fi
+		};
+		atomic {
+#ifndef BREAK_EXIT_PINS
+			pins = pinned[FROM] || pinned[TO];
+#endif
+			queued = queued || pins
+		}
+	:: !seen
+	fi;
+	goto out;
+
+shut:	end_other();
+	/* nopin_open() */
+	atomic {
+#ifdef BREAK_REOPEN
+		!locked;
+#else
+		changing == 0 && !locked;
+#endif
+		locked = true;
+		if
+#ifdef BREAK_OPEN_PINNED
+		:: closed[dir] ->
+#else
+#ifdef BREAK_OPEN_DIR
+		:: closed[dir] && !pinned[dir] ->
+#else
+		:: closed[dir] && !pinned[FROM] && !pinned[TO] ->
+#endif
+#endif
+			closed[dir] = false;
+#ifndef BREAK_OPEN_OLD
+			old[dir] = true
+#endif
+		:: else
+		fi;
+		/* nopin_walk() */
+		if
+#ifndef BREAK_WALK_CLOSED
+		:: closed[dir] -> unlock(); goto out	/* pinned the usual way */
+#endif
+		:: !closed[dir] && !old[dir] -> unlock(); goto again
+		:: else
+		fi;
+#ifdef BREAK_WALK_LOCK
+		unlock();
+#endif
+		page = pte
 	};
 	if
-	:: refused
-	:: else ->
-		forget();
-		change_mapping()
-	fi
-#endif
-}
-
-/* nopin_open(): wait for invalidations to end, then see that there is none */
-inline open_page()
-{
-#ifdef BREAK_REOPEN
-	closed = false
+#ifdef BREAK_WALK_DIRTY
+	:: page == 0 ->
 #else
-	changing == 0;
-	atomic {
-		!locked;
-		if
-#ifdef BREAK_PINNED
-		:: changing == 0 ->
-#else
-		:: changing == 0 && !pinned ->
+	:: page == 0 || (dir == FROM && !writable) ->
 #endif
-#ifndef BREAK_OLD
-			old = true;
+#ifndef BREAK_WALK_LOCK
+		unlock();
 #endif
-			closed = false
-		:: else
-		fi
-	}
-#endif
-}
-
-proctype device()
-{
-	byte page, who, in;
-	bool seen;
-
-end:	do
-	:: atomic {
-		device_queue ? page, who, in ->
-		assert(!freed[page] && !gone[in])
-	   };
-		/* the same I/O, a little later */
-		assert(!freed[page] && !gone[in]);
-		/* the driver needs memory: not before kswapd is done */
-		!low;
-#ifndef BREAK_LATE_EXIT
-#ifndef BREAK_EARLY_EXIT
-		exit_page();
-#endif
-#endif
-		ended[who]++
-	od
-}
-
-proctype submitter(byte me, nr_io; bool unmaps)
-{
-	byte page, done, nr, in;
-	bool seen, refused, known;
-
-	do
-	:: nr == nr_io -> break
-	:: nr < nr_io ->
-again:
-#ifdef BREAK_WALK_FIRST
-		page = pte;
-#endif
+		/* nopin_fault() */
 		atomic {
 			if
-			:: closed -> goto shut
-			:: else -> count++; known = !old
-			fi
-		};
-		in = NR_ARRAYS;
-#ifndef BREAK_WALK_FIRST
-		if
-		:: known ->
-			/* nopin_enter_known() */
-			atomic { page = cached; in = array };
-			goto submit
-		:: !known && valid ->
-			/* nopin_cached(): some time after the look at valid */
-			atomic { page = cached; in = array; old = false };
-			goto submit
-		:: atomic { !known && !valid -> page = pte };
-#ifndef BREAK_CHECK
-			/* nopin_check(): was that in time? */
-			if
-			:: closed -> exit_page(); goto shut
-			:: else
-			fi
-#endif
-		fi;
-#endif
-		if
-		:: page == 0 ->
-			/* not there: leave, fault it in, start over */
-			exit_page();
-			atomic {
-				if
-				:: pte == 0 ->
-					assert(next < NR_PAGES);
-					pte = next;
-					next++
-				:: else
-				fi
-			};
-			goto again
-		:: else
-		fi;
-		/* nopin_learn() */
-		atomic {
-			!locked;
-			assert(!gone[array]);
-			cached = page;
-			valid = true
-		};
-		old = false;
-submit:
-#ifdef BREAK_BLOCK
-		/* something between the two waits for an invalidation */
-		changing == 0;
-#endif
-		/* an allocation of submit_bio() looks for memory here, too */
-#if defined(PATIENT) && !defined(BREAK_MEMALLOC)
-		if
-		:: true -> try_invalidate()
-		:: true
-		fi;
-#endif
-#ifdef BREAK_EARLY_EXIT
-		exit_page();
-#endif
-		device_queue ! page, me, in;
-		nr++;
-		goto next_one
-shut:
-		open_page();
-		if
-		:: pinned ->
-			/* takes pins of its own, and is none of our business */
-			ended[me]++;
-			nr++
-		:: !pinned -> goto again
-		fi;
-next_one:
-		skip
-	od;
-
-	/* munmap() by the task that has the I/O in flight */
-	if
-	:: unmaps -> invalidate()
-	:: else
-	fi;
-
-	do
-	:: done == nr_io -> break
-	:: done < nr_io ->
-		atomic {
-			ended[me] > 0;
-			ended[me]--;
-			done++
-		};
-#ifdef BREAK_LATE_EXIT
-		exit_page()
-#endif
-	od
-}
-
-/* nopin_pin_work() */
-proctype worker()
-{
-end:	do
-	:: pinned ->
-		atomic {
-			queued && !locked;
-			queued = false;
-			if
-			:: orphaned -> freed[held] = true
+			:: pte == 0 -> pte = next; next++
 			:: else
 			fi;
-			orphaned = false;
-			valid = false;
-			pinned = false
-		}
+			writable = writable || dir == FROM
+		};
+		goto again
+	:: else
+	fi;
+#ifdef BREAK_PUBLISH_ORDER
+	old[dir] = false;
+#endif
+	atomic {
+		if
+		:: bvec != page ->
+			assert(count[FROM] == 0 && count[TO] == 0);
+			assert(!pinned[FROM] && !pinned[TO]);
+			bvec = page
+		:: else
+		fi
+	};
+	atomic {
+#ifndef BREAK_PUBLISH_ORDER
+		old[dir] = false;
+#endif
+#ifndef BREAK_WALK_LOCK
+		unlock();
+#endif
+		goto again
+	};
+
+out:	skip
+}
+
+/* nopin_close() for one direction; who is refused at once closes nothing in use */
+inline close(dir)
+{
+#ifdef BREAK_CLOSE_ATOMIC
+	is_busy = is_busy || BUSY(dir);
+	closed[dir] = closed[dir] || !(AT_ONCE && is_busy)
+#else
+	atomic {
+		is_busy = is_busy || BUSY(dir);
+#ifndef BREAK_CLOSE_ORDER
+		closed[dir] = closed[dir] || !(AT_ONCE && is_busy)
+#endif
+	}
+#endif
+}
+
+/* nopin_wait_idle() for one direction: wait_event() */
+inline wait_idle(dir)
+{
+	do
+	:: true ->
+#ifdef BREAK_SLEEP_ORDER
+		is_busy = BUSY(dir);
+#endif
+		asleep[me] = true;
+#ifdef BREAK_WAIT_PINNED
+		is_busy = count[dir] > 0;
+#endif
+#if !defined(BREAK_SLEEP_ORDER) && !defined(BREAK_WAIT_PINNED)
+		is_busy = BUSY(dir);
+#endif
+		if
+		:: !is_busy -> asleep[me] = false; break
+		:: is_busy -> assert(others[dir] == 0); !asleep[me]
+		fi
 	od
 }
 
-proctype changer()
+/* nopin_pin(); all, or only those that it does not help to wait for: is anything left? */
+inline pin(all)
 {
-	invalidate()
-}
-
-proctype kswapd()
-{
-	bool refused;
-
-	low = true;
-	try_invalidate();
-	low = false
-}
-
-/*
- * nopin_isolate(), twice: it may find the translation in use at first. Not the
- * exact order of who makes it old, reclaim or the shrinker itself.
- */
-proctype shrinker()
-{
-	byte nr;
-	bool was, busy;
-
+	left = false;
+#ifndef BREAK_UNHELD
+	lock();
+#ifdef BREAK_PIN_WAKE
+	sleeper = asleep[0] || asleep[1];
+#endif
+	dir = FROM;
 	do
-	:: nr == 2 -> break
-	:: nr < 2 ->
-		atomic { !locked; locked = true };
+	:: true ->
 		if
-		:: !old -> old = true
-		:: old ->
-#ifdef BREAK_SHRINK_ORDER
-			busy = count > 0;
-#endif
-			atomic { was = valid; valid = false };
-#ifdef BREAK_SHRINK_ORDER
-			old = true;
+		:: BUSY(dir) ->
+			/* folio_try_get(): of a page that may be somebody else's by now */
+			d_step { got = bvec == pte; alone = ALONE };
+#ifdef BREAK_PIN_GET
+			is_busy = true;
 #else
-			atomic { busy = count > 0; old = true };
-#endif
-#ifdef BREAK_SHRINK
-			busy = false;
+			is_busy = count[dir] > 0;
 #endif
 			if
-			:: busy -> valid = was
-			:: !busy ->
+			:: !is_busy
+			:: is_busy && !all && alone && BUYS(dir) -> left = true
+			:: is_busy && (all || !alone || !BUYS(dir)) ->
+#ifdef BREAK_PIN_ORDER
+				is_busy = count[dir] > 0;
+#endif
+				atomic { assert(got); pinned[dir] = true };
 				atomic {
-					gone[array] = true;
-					array++;
-					cached = 0
+#if !defined(BREAK_PIN_ORDER) && !defined(BREAK_PIN_COUNT)
+					is_busy = count[dir] > 0;
+#endif
+					queued = queued || !is_busy
 				}
 			fi
+		:: else
 		fi;
-		locked = false;
-		nr++
+		if
+		:: dir == FROM && kind != PROTECT -> dir = TO
+		:: else -> break
+		fi
+	od;
+	unlock();
+#ifdef BREAK_PIN_WAKE
+	if
+	:: sleeper -> wake()
+	:: else
+	fi
+#else
+	wake()
+#endif
+#endif
+}
+
+/* An invalidation, and the change */
+proctype changer(byte me, kind)
+{
+	byte dir;
+	bool is_busy, alone, left, got, sleeper;
+
+	/* mmu_notifier_invalidate_range_start() */
+	atomic {
+		!locked;
+		locked = true;
+		changing++;
+		reclaiming = reclaiming + (kind == RECLAIM)
+	};
+	/* nopin_invalidate() */
+#ifdef BREAK_OTHER_FIRST
+	alone = ALONE;
+#endif
+	close(FROM);
+#ifndef BREAK_CLOSE_DIRS
+	if
+	:: kind != PROTECT -> close(TO)
+	:: else
+	fi;
+#endif
+	atomic {
+#ifndef BREAK_OTHER_FIRST
+		alone = ALONE;
+#endif
+		unlock()
+	};
+
+#ifdef BREAK_WAIT
+	is_busy = false;
+#endif
+	if
+	:: !is_busy -> goto change
+	:: is_busy && (AT_ONCE || (REFUSABLE && !alone)) -> goto refused
+	:: is_busy && REFUSABLE && !AT_ONCE && alone
+	:: is_busy && !REFUSABLE ->
+		pin(false);
+		if
+		:: !left -> goto change
+		:: left
+		fi
+	fi;
+#ifdef BREAK_IDLE_ORDER
+	copied = kind == MIGRATE;
+#endif
+	if
+	:: true ->
+		wait_idle(FROM);
+		if
+		:: kind != PROTECT -> wait_idle(TO)
+		:: else
+		fi;
+		goto change
+	:: true -> skip		/* time is up, at once or a little later */
+	fi;
+	if
+	:: REFUSABLE -> goto refused
+	:: !REFUSABLE -> pin(true)
+	fi;
+
+change:	/* A page that is pinned is not replaced */
+	atomic {
+		if
+		:: kind == MIGRATE && (pinned[FROM] || pinned[TO]) -> goto refused
+		:: kind == MIGRATE && !(pinned[FROM] || pinned[TO]) -> copied = true
+		:: else
+		fi
+	};
+	atomic {
+		if
+		:: kind == PROTECT -> writable = false
+		:: kind == MIGRATE ->
+			if
+			:: pte != 0 -> pte = next; next++
+			:: else
+			fi;
+			copied = false
+		:: else -> pte = 0; writable = false
+		fi
+	};
+#ifdef BREAK_CLOSE_ORDER
+	closed[FROM] = true;
+	closed[TO] = closed[TO] || kind != PROTECT;
+#endif
+refused:
+	atomic { changing--; reclaiming = reclaiming - (kind == RECLAIM) }
+}
+
+/* nopin_unpin_work() */
+proctype worker()
+{
+	byte dir;
+	bool drop;
+
+end:	do
+	:: atomic { queued -> queued = false; dir = FROM };
+		do
+		:: true ->
+			/* nopin_unpin_some() */
+			atomic {
+				!locked;
+#ifdef BREAK_UNPIN_COUNT
+				drop = pinned[dir]
+#else
+				drop = pinned[dir] && count[dir] == 0
+#endif
+			};
+			if
+			:: drop ->
+				/* the unpin itself, of what is in the bio_vec */
+				assert(count[dir] == 0);
+				atomic { !locked; pinned[dir] = false }
+			:: !drop
+			fi;
+			if
+			:: dir == FROM -> dir = TO
+			:: dir == TO -> break
+			fi
+		od
 	od
+}
+
+/* nopin_young(), without a lock, and nopin_used(), which looks at the page */
+proctype ager()
+{
+	byte dir;
+	bool young;
+
+	if
+	:: dir = FROM
+	:: dir = TO
+	fi;
+	if
+	:: old[dir] = true
+	:: atomic {
+#ifndef BREAK_AGE_LOCK
+		!locked;
+		locked = true;
+#endif
+		young = !closed[dir] && !old[dir];
+		old[dir] = true
+	   };
+		assert(!young || bvec == pte);
+#ifndef BREAK_AGE_LOCK
+		unlock()
+#endif
+	fi
 }
 
 init {
+	byte what, dir, one, two;
+
 	atomic {
-		run device();
-		run submitter(0, NR_IO, true);
-#ifndef SHRINKER
-		/* one that has two at a time will do otherwise: there is enough to try */
-		run submitter(1, 1, false);
-#endif
-		run changer();
+		/* There is enough to try with one of these at a time */
+		select(what : 0 .. 2);
+		if
+		:: dir = TO
+		:: dir = FROM
+		fi;
 		run worker();
-#ifdef SHRINKER
-		run shrinker()
-#else
-		run kswapd()
-#endif
-	}
+		if
+		:: what == 0 || what == 1 ->
+			select(one : TRUNCATE .. RECLAIM)
+		:: what == 2 ->
+			select(one : UNMAP .. MIGRATE);
+			select(two : one .. MIGRATE);
+			run changer(1, two)
+		fi;
+		run changer(0, one);
+		if
+		:: what == 1 -> run ager()
+		:: else
+		fi;
+		run bio(dir, what == 0);
+		run bio(FROM, false)
+	};
+	/* When nobody can go on any more: who is idle by now has been unpinned */
+	timeout;
+	assert(!(pinned[FROM] && count[FROM] == 0) && !(pinned[TO] && count[TO] == 0))
 }

@@ -739,6 +739,32 @@ static void left_run(struct __test_metadata *_metadata, bool mapped)
 TEST(left_by_errors) { left_run(_metadata, false); }
 TEST(left_by_munmap) { left_run(_metadata, true); }
 
+/* ---- a mapping at address 0, which begins where nothing is said to begin ---- */
+
+TEST(address_zero)
+{
+	unsigned long bios;
+	struct target t;
+	char *volatile p;	/* the compiler knows better */
+
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	p = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	if (p)
+		SKIP(return, "nothing can be mapped at address 0");
+	for (int i = 0; i < 8; i++) {
+		bios = vmstat("nopin_bio");
+		ASSERT_EQ(16 * PAGE, pread(t.fd, p, 16 * PAGE, 0));
+		if (nopin())
+			EXPECT_LT(bios, vmstat("nopin_bio"));
+		ASSERT_EQ(0, mprotect(p, PAGE << i % 4, PROT_READ));
+		ASSERT_EQ(0, mprotect(p, PAGE << i % 4, PROT_READ | PROT_WRITE));
+	}
+	munmap(p, 16 * PAGE);
+	target_close(&t);
+}
+
 /* ---- refused: what page faults of the processor permit, and GUP does not ---- */
 
 static char *stack_low(void)

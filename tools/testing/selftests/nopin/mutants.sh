@@ -46,7 +46,6 @@ R14	young		nopin-cache.test_young
 R14	young		aging:busy_stays
 R15	mm		fixed:foreign
 R15	clone		fixed:clone
-R1	check		nopin-protocol.test_check
 R1	unheld		nopin-mapping.test_change_pins
 R1	unheld		throttle:truncate
 bound	refuse		nopin-protocol.test_refused_after_patience
