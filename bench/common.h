@@ -132,7 +132,8 @@ static inline int pages_on(void **page, int nr, int node)
 
 /*
  * Whoever moves pages that are in use waits for the I/O, but not for long: try
- * again, as long as there was any success within a second. How many have moved.
+ * again, as long as there was any success within three seconds. How many have
+ * moved.
  */
 static inline int move_all_to(void **page, int nr, int node)
 {
@@ -145,7 +146,7 @@ static inline int move_all_to(void **page, int nr, int node)
 		moved = pages_on(page, nr, node);
 		if (moved > before)
 			since = now_us();
-	} while (moved < nr && now_us() - since < 1000000);
+	} while (moved < nr && now_us() - since < 3000000);
 	return moved;
 }
 
