@@ -310,8 +310,7 @@ static void test_refused_forgets_nothing(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, nt_enter(test, range, 20, 1, dir), 0);
 		WRITE_ONCE(range->late, jiffies);
 		op = nt_rmap(test, range, how[i / 2], 0, 100);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		nt_end(op);
 		/* who has waited has to look again, who has not need not */
 		KUNIT_EXPECT_EQ(test, count_cached(), how[i / 2] ?
@@ -328,8 +327,7 @@ static void test_refused_forgets_nothing(struct kunit *test)
 
 		/* and now it does */
 		op = nt_rmap(test, range, how[i / 2], 0, 100);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		nt_end(op);
 		KUNIT_EXPECT_EQ(test, count_cached(), NOPIN_CHUNK_PAGES - 100);
 		EXPECT_UNKNOWN(test, range, 20, 1, dir);
@@ -368,8 +366,7 @@ static void test_in_flight(struct kunit *test)
 			/* refused: closed and opened again */
 			WRITE_ONCE(range->late, jiffies);
 			op = nt_rmap(test, range, 0, 20, 8);
-			KUNIT_EXPECT_TRUE(test, nt_done(op));
-			KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+			EXPECT_RET(test, op, -EAGAIN);
 			nt_end(op);
 			break;
 		}
@@ -380,8 +377,7 @@ static void test_in_flight(struct kunit *test)
 			learn(test, range, 20, 8, n);
 			KUNIT_EXPECT_EQ(test, nt_count_known(range, 20, 8, n),
 					8);
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, 22, 3, n),
-					0);
+			EXPECT_ENTER(test, range, 22, 3, n, 0);
 		}
 		KUNIT_EXPECT_EQ(test, bv->bv_offset, 512);
 		KUNIT_EXPECT_EQ(test, bv->bv_len, PAGE_SIZE);
@@ -658,11 +654,10 @@ static void test_enter_nothing(struct kunit *test)
 
 		/* closed, by somebody who was refused */
 		learn(test, range, bad, 1, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, bad, 1, dir), 0);
+		EXPECT_ENTER(test, range, bad, 1, dir, 0);
 		WRITE_ONCE(range->late, jiffies);
 		op = nt_rmap(test, range, 0, bad, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		nt_end(op);
 		nt_leave(test, range, bad, 1, dir);
 		expect_nothing(test, bad, dir);
@@ -807,7 +802,7 @@ static void test_age(struct kunit *test)
 
 		/* it can be had again, and stays while I/O uses it */
 		learn(test, range, 5, 70, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 60, 9, dir), 0);
+		EXPECT_ENTER(test, range, 60, 9, dir, 0);
 		nopin_cache_age();
 		nopin_cache_age();
 		nopin_cache_age();
@@ -828,7 +823,7 @@ static void test_age(struct kunit *test)
 		drop_slab();
 		KUNIT_EXPECT_TRUE(test, nt_has_states(range, 0));
 		KUNIT_EXPECT_EQ(test, count_cached(), 1);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 74, 1, dir), 0);
+		EXPECT_ENTER(test, range, 74, 1, dir, 0);
 		KUNIT_EXPECT_TRUE(test, clear_young(74, 1));
 		drop_slab();
 		KUNIT_ASSERT_TRUE(test, nt_has_states(range, 0));
@@ -950,8 +945,7 @@ static void test_cached_thp(struct kunit *test)
 	bv = nopin_chunk(range, first)->bvec;
 	memcpy(copy, bv, sizeof(copy));
 	op = nt_mapping(test, nt_op_protect, 0, hole, PAGE_SIZE);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	KUNIT_EXPECT_FALSE(test, nt_is_huge(addr));
 	KUNIT_EXPECT_MEMEQ(test, bv, copy, sizeof(copy));
 	EXPECT_STATE(test, 1, range, first, 8, NOPIN_FROM_DEVICE);
@@ -961,8 +955,8 @@ static void test_cached_thp(struct kunit *test)
 	EXPECT_UNKNOWN(test, range, first + 100, 1, NOPIN_TO_DEVICE);
 	nt_open_pages(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_TO_DEVICE);
 	EXPECT_KNOWN(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_TO_DEVICE);
-	KUNIT_EXPECT_EQ(test, nt_open(range, first + 100, 1, NOPIN_FROM_DEVICE,
-				      true), -EFAULT);
+	EXPECT_OPEN(test, range, first + 100, 1, NOPIN_FROM_DEVICE, true,
+		    -EFAULT);
 	EXPECT_KNOWN(test, range, first, 100, NOPIN_FROM_DEVICE);
 	EXPECT_KNOWN(test, range, first + 101, NOPIN_CHUNK_PAGES - 101,
 		     NOPIN_FROM_DEVICE);
@@ -997,8 +991,7 @@ static void test_cached_change(struct kunit *test)
 	old = nt_get_page(hole);
 	KUNIT_ASSERT_NOT_NULL(test, old);
 	op = nt_mapping(test, c->fn, 0, hole, PAGE_SIZE);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		EXPECT_UNKNOWN(test, range, 5, 1, dir);
 		EXPECT_UNKNOWN(test, range, 0, 8, dir);
@@ -1038,11 +1031,9 @@ static void test_cached_rmap(struct kunit *test)
 
 	/* R9: clean, so that a device must not write it unnoticed */
 	op = nt_mapping(test, nt_op_mkclean, 0, it, 0);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_RET(test, op, 1);
 	EXPECT_UNKNOWN(test, range, i, 1, NOPIN_FROM_DEVICE);
-	KUNIT_EXPECT_EQ(test, nt_open(range, i, 1, NOPIN_FROM_DEVICE, true),
-			-EFAULT);
+	EXPECT_OPEN(test, range, i, 1, NOPIN_FROM_DEVICE, true, -EFAULT);
 	EXPECT_KNOWN(test, range, first, 8, NOPIN_TO_DEVICE);
 
 	/* a page fault does not close it: who may write it now has to look */
@@ -1095,8 +1086,7 @@ static void test_cached_pinned(struct kunit *test)
 	KUNIT_ASSERT_PTR_EQ(test, page, bv->bv_page);
 
 	op = nt_mapping(test, nt_op_munmap, 0, addr, NOPIN_CACHE_SIZE);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 	nt_map_fixed(test, addr, NOPIN_CACHE_SIZE);
 	nt_write(test, addr, NOPIN_CACHE_SIZE);
@@ -1104,11 +1094,10 @@ static void test_cached_pinned(struct kunit *test)
 		EXPECT_UNKNOWN(test, range, first + 64, 1, dir);
 		learn(test, range, first + 64, 40, dir);
 		EXPECT_KNOWN(test, range, first + 64, 40, dir);
-		KUNIT_EXPECT_EQ(test, nt_open(range, i, 1, dir, true), -EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, i + 1, 1, dir, true),
-				-EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, first, NOPIN_CHUNK_PAGES,
-					      dir, true), -EBUSY);
+		EXPECT_OPEN(test, range, i, 1, dir, true, -EBUSY);
+		EXPECT_OPEN(test, range, i + 1, 1, dir, true, -EBUSY);
+		EXPECT_OPEN(test, range, first, NOPIN_CHUNK_PAGES, dir, true,
+			    -EBUSY);
 		/* all but these, with so many that all are looked up */
 		nt_open_pages(test, range, i + 2, NOPIN_CHUNK_PAGES - 5, dir);
 		EXPECT_KNOWN(test, range, i + 2, NOPIN_CHUNK_PAGES - 5, dir);

@@ -6,6 +6,7 @@
 
 #include <linux/delay.h>
 #include <linux/err.h>
+#include <linux/irq_work.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
 #include <linux/rcupdate.h>
@@ -80,6 +81,12 @@ bool nt_blocked(struct nt_op *op)
 bool nt_done(struct nt_op *op)
 {
 	return wait_for_completion_timeout(&op->done, OP_TIMEOUT);
+}
+
+void nt_expect_ret(int line, struct kunit *test, struct nt_op *op, int ret)
+{
+	KUNIT_EXPECT_TRUE_MSG(test, nt_done(op), "in line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, op->ret, ret, "in line %d", line);
 }
 
 static int op_invalidate_fn(struct nt_op *op)
@@ -320,9 +327,21 @@ void nt_leave_all(struct kunit *test)
 	}
 }
 
-static void irq_fn(struct irq_work *work)
+/**
+ * struct irq_exit - an exit from pages in a hard interrupt
+ * @work: the interrupt
+ * @entered: the pages
+ * @hardirq: it was one
+ */
+struct irq_exit {
+	struct irq_work		work;
+	struct nt_entered	entered;
+	bool			hardirq;
+};
+
+static void irq_exit_fn(struct irq_work *work)
 {
-	struct nt_irq *irq = container_of(work, struct nt_irq, work);
+	struct irq_exit *irq = container_of(work, struct irq_exit, work);
 
 	irq->hardirq = in_hardirq();
 	nopin_exit(&irq->entered.ext, irq->entered.dir);
@@ -332,8 +351,8 @@ static void irq_fn(struct irq_work *work)
 void nt_leave_in_irq(struct kunit *test, struct nopin_range *range,
 		     unsigned int first, unsigned int nr, enum nopin_dir dir)
 {
-	struct nt_irq irq = {
-		.work		= IRQ_WORK_INIT_HARD(irq_fn),
+	struct irq_exit irq = {
+		.work		= IRQ_WORK_INIT_HARD(irq_exit_fn),
 		.entered	= nt_forget(test, range, first, nr, dir),
 	};
 
@@ -368,6 +387,22 @@ void nt_open_range(struct kunit *test, struct nopin_range *range)
 {
 	nt_open_pages(test, range, 0, range->nr_pages, NOPIN_FROM_DEVICE);
 	nt_open_pages(test, range, 0, range->nr_pages, NOPIN_TO_DEVICE);
+}
+
+void nt_expect_enter(int line, struct kunit *test, struct nopin_range *range,
+		     unsigned int first, unsigned int nr, enum nopin_dir dir,
+		     int ret)
+{
+	KUNIT_EXPECT_EQ_MSG(test, nt_enter(test, range, first, nr, dir), ret,
+			    "in line %d", line);
+}
+
+void nt_expect_open(int line, struct kunit *test, struct nopin_range *range,
+		    unsigned int first, unsigned int nr, enum nopin_dir dir,
+		    bool nowait, int ret)
+{
+	KUNIT_EXPECT_EQ_MSG(test, nt_open(range, first, nr, dir, nowait), ret,
+			    "in line %d", line);
 }
 
 /* A page that was pinned can be opened soon after the last exit, if it is there */

@@ -14,7 +14,6 @@
 
 #include <kunit/test.h>
 #include <linux/completion.h>
-#include <linux/irq_work.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
@@ -117,6 +116,11 @@ bool nt_blocked(struct nt_op *op);
 bool nt_done(struct nt_op *op);
 void nt_end(struct nt_op *op);
 
+void nt_expect_ret(int line, struct kunit *test, struct nt_op *op, int ret);
+
+/* That an op is over soon, and what it returns */
+#define EXPECT_RET(...)		nt_expect_ret(__LINE__, __VA_ARGS__)
+
 /* How an invalidation comes about, besides plainly */
 #define REFUSABLE	BIT(0)
 #define MEMALLOC	BIT(1)
@@ -165,20 +169,18 @@ int nt_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 void nt_open_pages(struct kunit *test, struct nopin_range *range,
 		   unsigned int first, unsigned int nr, enum nopin_dir dir);
 void nt_open_range(struct kunit *test, struct nopin_range *range);
+void nt_expect_enter(int line, struct kunit *test, struct nopin_range *range,
+		     unsigned int first, unsigned int nr, enum nopin_dir dir,
+		     int ret);
+void nt_expect_open(int line, struct kunit *test, struct nopin_range *range,
+		    unsigned int first, unsigned int nr, enum nopin_dir dir,
+		    bool nowait, int ret);
 void nt_expect_opens(struct kunit *test, struct nopin_range *range,
 		     unsigned int page, enum nopin_dir dir);
 
-/**
- * struct nt_irq - an exit from pages in a hard interrupt
- * @work: the interrupt
- * @entered: the pages
- * @hardirq: it was one
- */
-struct nt_irq {
-	struct irq_work		work;
-	struct nt_entered	entered;
-	bool			hardirq;
-};
+/* What nt_enter() and nt_open() return */
+#define EXPECT_ENTER(...)	nt_expect_enter(__LINE__, __VA_ARGS__)
+#define EXPECT_OPEN(...)	nt_expect_open(__LINE__, __VA_ARGS__)
 
 void nt_leave_in_irq(struct kunit *test, struct nopin_range *range,
 		     unsigned int first, unsigned int nr, enum nopin_dir dir);

@@ -59,8 +59,7 @@ static void test_change(struct kunit *test)
 		range = nopin_mm_find(current->mm, addr);
 		/* idle pages next to it are none of its business */
 		op = nt_mapping(test, c->fn, 0, addr, 2 * PAGE_SIZE);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 
 		op = nt_mapping(test, c->fn, 0, io - PAGE_SIZE, 2 * PAGE_SIZE);
 		if (dir == NOPIN_FROM_DEVICE && (shmem || c->waits)) {
@@ -161,15 +160,13 @@ static void test_event(struct kunit *test)
 			KUNIT_EXPECT_TRUE(test, nt_done(op));
 			KUNIT_EXPECT_FALSE(test, nt_is_pinned(page));
 			EXPECT_STATE(test, 1, range, i, 1, dir);
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, i, 1, dir),
-					0);
+			EXPECT_ENTER(test, range, i, 1, dir, 0);
 		} else {
 			KUNIT_EXPECT_TRUE(test, nt_done(op));
 			KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 			EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, i, 1,
 				     dir);
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, i, 1, dir),
-					-EAGAIN);
+			EXPECT_ENTER(test, range, i, 1, dir, -EAGAIN);
 			EXPECT_STATE(test, 1, range, i + 1, 1, dir);
 		}
 		closed = dir == NOPIN_TO_DEVICE || !ev->read_goes_on;
@@ -205,8 +202,7 @@ static void test_huge_change(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, nt_enter_at(test, io, 1, dir), 0);
 		range = nopin_mm_find(current->mm, addr);
 		op = nt_mapping(test, c->fn, how, other, PAGE_SIZE);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		KUNIT_EXPECT_FALSE(test, nt_is_huge(addr));
 		KUNIT_EXPECT_FALSE(test, nt_was_pinned(io, dir));
 		EXPECT_STATE(test, 1, range, nopin_index(range, io), 1, dir);
@@ -229,8 +225,7 @@ static void test_split_huge_zero_page(struct kunit *test)
 	range = nopin_mm_find(current->mm, addr);
 	op = nt_mapping(test, nt_op_protect, 0, addr + 100 * PAGE_SIZE,
 			PAGE_SIZE);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	KUNIT_EXPECT_FALSE(test, nt_is_huge(addr));
 	EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range,
 		     nopin_index(range, io), 1, NOPIN_TO_DEVICE);
@@ -252,8 +247,7 @@ static void test_mkclean_waits(struct kunit *test)
 	op = nt_mapping(test, nt_op_mkclean, 0, addr + PAGE_SIZE, 0);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 	nt_leave_all(test);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_RET(test, op, 1);
 	EXPECT_WALK(test, addr, PAGE_SIZE, 0, 0);
 	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, -EFAULT, 0);
 
@@ -262,8 +256,7 @@ static void test_mkclean_waits(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, nt_enter_at(test, addr, 4 * PAGE_SIZE,
 					  NOPIN_TO_DEVICE), 0);
 	op = nt_mapping(test, nt_op_mkclean, 0, addr + PAGE_SIZE, 0);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_RET(test, op, 1);
 	nt_check_pages(test, addr, 4 * PAGE_SIZE);
 	nt_leave_all(test);
 	EXPECT_WALK(test, addr + PAGE_SIZE, PAGE_SIZE, -EFAULT, 0);
@@ -295,22 +288,18 @@ static void test_change_pins(struct kunit *test)
 		i = nopin_index(range, addr);
 
 		op = nt_mapping(test, c->fn, 0, addr, 8 * PAGE_SIZE);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 		/* twice does not make a difference */
 		op = nt_mapping(test, nt_op_munmap, 0, addr, 8 * PAGE_SIZE);
 		KUNIT_EXPECT_TRUE(test, nt_done(op));
 
 		/* nobody gets in, not even the other way, and only there */
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, i + 7, 1, dir),
-				-EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_open(range, i + 7, 1, dir, true),
-				-EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, i + 7, 1, !dir, true),
-				-EBUSY);
+		EXPECT_ENTER(test, range, i + 7, 1, dir, -EAGAIN);
+		EXPECT_OPEN(test, range, i + 7, 1, dir, true, -EBUSY);
+		EXPECT_OPEN(test, range, i + 7, 1, !dir, true, -EBUSY);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, i + 7, 1, dir);
-		KUNIT_EXPECT_EQ(test, nt_open(range, i + 8, 1, dir, true), 0);
+		EXPECT_OPEN(test, range, i + 8, 1, dir, true, 0);
 		EXPECT_STATE(test, 1, range, i + 8, 1, dir);
 
 		nt_leave_all(test);
@@ -345,8 +334,7 @@ static void test_no_wait_pins(struct kunit *test)
 		i = nopin_index(range, addr + 3 * PAGE_SIZE);
 
 		op = nt_inval(test, range, MMU_NOTIFY_CLEAR, how, i - 3, 4);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 		KUNIT_EXPECT_TRUE(test, nt_was_pinned(addr + 3 * PAGE_SIZE,
 						      dir));
@@ -446,7 +434,7 @@ static void test_pin_dropped(struct kunit *test)
 		msleep(50);
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 		KUNIT_EXPECT_TRUE(test, nt_was_pinned(addr, dir));
-		KUNIT_EXPECT_EQ(test, nt_open(range, i, 1, !dir, true), -EBUSY);
+		EXPECT_OPEN(test, range, i, 1, !dir, true, -EBUSY);
 
 		nt_leave_in_irq(test, range, i, 2, dir);
 		nt_expect_unpinned(test, page);
@@ -475,8 +463,7 @@ static void test_many_pins(struct kunit *test)
 		page[i] = enter_page(test, io, 1, i % 2);
 	}
 	op = nt_mapping(test, nt_op_dontneed, 0, addr, len);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 
 	for (i = 0; i < PINNED_CHUNKS; i++) {
 		for (j = i; j < PINNED_CHUNKS; j++)
@@ -539,8 +526,7 @@ static void test_chunk_freed(struct kunit *test)
 		nopin_cache_age();
 		KUNIT_EXPECT_FALSE(test, nt_has_states(range, i));
 		/* and there is nothing to allocate it for */
-		KUNIT_EXPECT_EQ(test, nt_open(range, i + 77, 1, dir, true),
-				-EFAULT);
+		EXPECT_OPEN(test, range, i + 77, 1, dir, true, -EFAULT);
 		KUNIT_EXPECT_FALSE(test, nt_has_states(range, i));
 
 		/* with no I/O it goes at once */
@@ -598,8 +584,7 @@ static void test_other_pins(struct kunit *test)
 
 		op = nt_mapping(test, fn[i % 2], 0, addr + PAGE_SIZE,
 				PAGE_SIZE);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, fn[i % 2] == nt_op_mkclean);
+		EXPECT_RET(test, op, fn[i % 2] == nt_op_mkclean);
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 		KUNIT_EXPECT_TRUE(test, nt_was_pinned(addr + PAGE_SIZE,
 						      NOPIN_FROM_DEVICE));
@@ -646,8 +631,7 @@ static void test_other_elsewhere(struct kunit *test)
 	range = nopin_mm_find(current->mm, prompt);
 	nt_leave(test, range, nopin_index(range, prompt), 1,
 		 NOPIN_FROM_DEVICE);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	nt_leave_all(test);
 }
 
@@ -668,8 +652,7 @@ static void test_mkclean_pins(struct kunit *test)
 	folio = page_folio(page);
 
 	op = nt_mapping(test, nt_op_mkclean, 0, addr + PAGE_SIZE, 0);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 1);
+	EXPECT_RET(test, op, 1);
 	KUNIT_EXPECT_TRUE(test, folio_maybe_dma_pinned(folio));
 	folio_test_clear_dirty(folio);
 	nt_leave_all(test);
@@ -784,8 +767,7 @@ static void check_migration(struct kunit *test, unsigned long addr, size_t len)
 
 		nt_leave_all(test);
 		op = nt_mapping(test, nt_op_migrate, 0, addr, 0);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		KUNIT_ASSERT_EQ(test, nt_enter_at(test, addr, len, dir), 0);
 		KUNIT_EXPECT_PTR_NE(test, nt_page(addr), page);
 		nt_check_pages(test, addr, len);
@@ -825,16 +807,14 @@ static void test_split_thp(struct kunit *test)
 	for (how = 0; how <= MEMALLOC; how += MEMALLOC) {
 		WRITE_ONCE(nopin_rmap_wait_ms, how ? LONG_WAIT_MS : 2);
 		op = nt_mapping(test, nt_op_split, how, addr, 0);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		KUNIT_EXPECT_TRUE(test, nt_is_huge(addr));
 		nt_check_pages(test, io, 2 * PAGE_SIZE);
 	}
 
 	nt_leave_all(test);
 	op = nt_mapping(test, nt_op_split, 0, addr, 0);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	KUNIT_EXPECT_FALSE(test, nt_is_huge(addr));
 	nt_write(test, addr, PMD_SIZE);
 	nt_check_at(test, addr, 2 * PMD_SIZE, NOPIN_FROM_DEVICE);
@@ -865,8 +845,7 @@ static void test_split_beside_io(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, nt_done(op));
 	nt_check_pages(test, other, 4 * PAGE_SIZE);
 	nt_leave_all(test);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	nt_write(test, addr, PMD_SIZE / 2);
 	nt_check_at(test, addr, PMD_SIZE / 2 + 4 * PAGE_SIZE,
 		    NOPIN_FROM_DEVICE);

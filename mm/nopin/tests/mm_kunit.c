@@ -89,8 +89,8 @@ static void test_mm_boundary(struct kunit *test)
 	b = nt_range(test, 5 * size);
 	nt_open_pages(test, a, last - 1, 2, NOPIN_FROM_DEVICE);
 	nt_open_pages(test, b, 0, 2, NOPIN_FROM_DEVICE);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, a, last, 1, NOPIN_FROM_DEVICE), 0);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, b, 0, 1, NOPIN_FROM_DEVICE), 0);
+	EXPECT_ENTER(test, a, last, 1, NOPIN_FROM_DEVICE, 0);
+	EXPECT_ENTER(test, b, 0, 1, NOPIN_FROM_DEVICE, 0);
 
 	op = nt_rmap(test, a, 0, last, 2);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
@@ -125,8 +125,7 @@ static void test_mm_get_race(struct kunit *test)
 			.addr	= 7 * size,
 		});
 	for (i = 0; i < ARRAY_SIZE(op); i++) {
-		KUNIT_EXPECT_TRUE(test, nt_done(op[i]));
-		KUNIT_EXPECT_EQ(test, op[i]->ret, 0);
+		EXPECT_RET(test, op[i], 0);
 		KUNIT_EXPECT_PTR_EQ(test, op[i]->range, op[0]->range);
 	}
 }

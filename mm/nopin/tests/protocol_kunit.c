@@ -67,9 +67,9 @@ static void test_starts_closed(struct kunit *test)
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, RANGE_PAGES,
 			     dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 1, 1, dir), -EAGAIN);
+		EXPECT_ENTER(test, range, 1, 1, dir, -EAGAIN);
 		nt_open_pages(test, range, 1, 1, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 1, 1, dir), 0);
+		EXPECT_ENTER(test, range, 1, 1, dir, 0);
 
 		/* the other direction, and other pages */
 		EXPECT_STATE(test, dir ? 0 : NOPIN_PAGE_CLOSED, range, 1, 1,
@@ -79,8 +79,7 @@ static void test_starts_closed(struct kunit *test)
 			     dir);
 		EXPECT_UNKNOWN(test, range, 2, 1, dir);
 		EXPECT_UNKNOWN(test, range, 1, 2, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, NOPIN_CHUNK_PAGES,
-					       1, dir), -EAGAIN);
+		EXPECT_ENTER(test, range, NOPIN_CHUNK_PAGES, 1, dir, -EAGAIN);
 		nt_leave(test, range, 1, 1, dir);
 	}
 }
@@ -122,8 +121,7 @@ static void test_counts(struct kunit *test)
 
 		dir = i % 2;
 		for (n = 1; n <= 3; n++) {
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, first, nr,
-						       dir), 0);
+			EXPECT_ENTER(test, range, first, nr, dir, 0);
 			EXPECT_STATE(test, n, range, first, nr, dir);
 		}
 		EXPECT_STATE(test, 0, range, 0, first, dir);
@@ -153,8 +151,8 @@ static void test_closed_page_in_extent(struct kunit *test)
 		nt_open_range(test, range);
 		nt_inval_start(&mn, range, page, 1);
 		nt_inval_end(&mn);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, RANGE_PAGES,
-					       NOPIN_FROM_DEVICE), -EAGAIN);
+		EXPECT_ENTER(test, range, 0, RANGE_PAGES, NOPIN_FROM_DEVICE,
+			     -EAGAIN);
 		EXPECT_STATE(test, 0, range, 0, page, NOPIN_FROM_DEVICE);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, page, 1,
 			     NOPIN_FROM_DEVICE);
@@ -179,26 +177,17 @@ static void test_count_full(struct kunit *test)
 
 		dir = i % NOPIN_NR_DIRS;
 		for (n = 0; n < NOPIN_PAGE_MAX; n++)
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, page, 1,
-						       dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, page, 1, dir),
-				-EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, page - 2, 9, dir),
-				-EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, RANGE_PAGES,
-					       dir), -EAGAIN);
+			EXPECT_ENTER(test, range, page, 1, dir, 0);
+		EXPECT_ENTER(test, range, page, 1, dir, -EAGAIN);
+		EXPECT_ENTER(test, range, page - 2, 9, dir, -EAGAIN);
+		EXPECT_ENTER(test, range, 0, RANGE_PAGES, dir, -EAGAIN);
 		/* it is not worth trying again */
-		KUNIT_EXPECT_EQ(test, nt_open(range, page, 1, dir, true),
-				-EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, page, 1, dir, false),
-				-EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, page - 2, 9, dir, true),
-				-EBUSY);
-		KUNIT_EXPECT_EQ(test, nt_open(range, page - 2, 2, dir, true),
-				0);
-		KUNIT_EXPECT_EQ(test, nt_open(range, page + 1, 2, dir, true),
-				0);
-		KUNIT_EXPECT_EQ(test, nt_open(range, page, 1, !dir, true), 0);
+		EXPECT_OPEN(test, range, page, 1, dir, true, -EBUSY);
+		EXPECT_OPEN(test, range, page, 1, dir, false, -EBUSY);
+		EXPECT_OPEN(test, range, page - 2, 9, dir, true, -EBUSY);
+		EXPECT_OPEN(test, range, page - 2, 2, dir, true, 0);
+		EXPECT_OPEN(test, range, page + 1, 2, dir, true, 0);
+		EXPECT_OPEN(test, range, page, 1, !dir, true, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_MAX, range, page, 1, dir);
 		EXPECT_STATE(test, 0, range, 0, page, dir);
 		EXPECT_STATE(test, 0, range, page + 1, RANGE_PAGES - page - 1,
@@ -207,17 +196,14 @@ static void test_count_full(struct kunit *test)
 						     dir), RANGE_PAGES);
 
 		/* the neighbours and the other direction have room */
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, page + 1, 1, dir),
-				0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, page - 1, 1, dir),
-				0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, page, 1, !dir), 0);
+		EXPECT_ENTER(test, range, page + 1, 1, dir, 0);
+		EXPECT_ENTER(test, range, page - 1, 1, dir, 0);
+		EXPECT_ENTER(test, range, page, 1, !dir, 0);
 		nt_leave_all(test);
 
 		/* and an invalidation waits for each */
 		for (n = 0; n < NOPIN_PAGE_MAX; n++)
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, page, 1,
-						       dir), 0);
+			EXPECT_ENTER(test, range, page, 1, dir, 0);
 		op = nt_rmap(test, range, 0, page, 1);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | NOPIN_PAGE_MAX, range,
@@ -245,15 +231,13 @@ static void test_open_timeout(struct kunit *test)
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		nt_inval_start(&mn, range, 4, 1);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, dir, true),
-				-EAGAIN);
+		EXPECT_OPEN(test, range, 4, 1, dir, true, -EAGAIN);
 		since = jiffies;
-		KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, dir, false),
-				-ETIME);
+		EXPECT_OPEN(test, range, 4, 1, dir, false, -ETIME);
 		KUNIT_EXPECT_LT(test, jiffies - since, 10 * HZ);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 1, dir);
 		nt_inval_end(&mn);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, dir, false), 0);
+		EXPECT_OPEN(test, range, 4, 1, dir, false, 0);
 		EXPECT_STATE(test, 0, range, 4, 1, dir);
 		nt_open_range(test, range);
 	}
@@ -279,32 +263,28 @@ static void test_open_beside(struct kunit *test)
 		mmu_notifier_invalidate_range_start(&hint);
 
 		/* the page itself */
-		KUNIT_EXPECT_EQ(test, nt_open(range, 3, 1, dir, false), 0);
+		EXPECT_OPEN(test, range, 3, 1, dir, false, 0);
 		EXPECT_STATE(test, 0, range, 3, 1, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 3, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 28, dir);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 20, 1, dir, false), 0);
+		EXPECT_OPEN(test, range, 20, 1, dir, false, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 16, dir);
 		EXPECT_STATE(test, 0, range, 20, 1, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 21, 100, dir);
 		/* of several none */
-		KUNIT_EXPECT_EQ(test, nt_open(range, 2, 4, dir, true),
-				-EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 8, 23, dir, true),
-				-EAGAIN);
+		EXPECT_OPEN(test, range, 2, 4, dir, true, -EAGAIN);
+		EXPECT_OPEN(test, range, 8, 23, dir, true, -EAGAIN);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 4, 16, dir);
 
 		/* the end of the one does not wait for that of the other */
 		nt_inval_end(&a);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 2, 4, dir, false), 0);
+		EXPECT_OPEN(test, range, 2, 4, dir, false, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 2, dir);
 		EXPECT_STATE(test, 0, range, 2, 4, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 6, 14, dir);
-		KUNIT_EXPECT_EQ(test, nt_open(range, 31, 1, dir, true),
-				-EAGAIN);
+		EXPECT_OPEN(test, range, 31, 1, dir, true, -EAGAIN);
 		/* it keeps those around from being opened, however many are */
-		KUNIT_EXPECT_EQ(test, nt_open(range, 40, NOPIN_WALK_ALL, dir,
-					      true), 0);
+		EXPECT_OPEN(test, range, 40, NOPIN_WALK_ALL, dir, true, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 21, 19, dir);
 		EXPECT_STATE(test, 0, range, 40, NOPIN_WALK_ALL, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range,
@@ -312,7 +292,7 @@ static void test_open_beside(struct kunit *test)
 		mmu_notifier_invalidate_range_end(&hint);
 		nt_inval_end(&b);
 
-		KUNIT_EXPECT_EQ(test, nt_open(range, 31, 1, dir, true), 0);
+		EXPECT_OPEN(test, range, 31, 1, dir, true, 0);
 		EXPECT_STATE(test, 0, range, 0, NOPIN_CHUNK_PAGES, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, NOPIN_CHUNK_PAGES,
 			     RANGE_PAGES - NOPIN_CHUNK_PAGES, dir);
@@ -331,16 +311,14 @@ static void test_open_crowded(struct kunit *test)
 	WRITE_ONCE(nopin_rmap_wait_ms, 1);
 	nt_open_range(test, range);
 	nt_inval_start(&mn, range, 4, 1);
-	KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, NOPIN_TO_DEVICE, false),
-			-ETIME);
+	EXPECT_OPEN(test, range, 4, 1, NOPIN_TO_DEVICE, false, -ETIME);
 	since = jiffies;
 	for (i = 0; i < 50; i++)
-		KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, NOPIN_TO_DEVICE,
-					      false), -ETIME);
+		EXPECT_OPEN(test, range, 4, 1, NOPIN_TO_DEVICE, false, -ETIME);
 	/* each wait would have taken more than HZ / 10 */
 	KUNIT_EXPECT_LT(test, jiffies - since, 4 * HZ);
 	nt_inval_end(&mn);
-	KUNIT_EXPECT_EQ(test, nt_open(range, 4, 1, NOPIN_TO_DEVICE, false), 0);
+	EXPECT_OPEN(test, range, 4, 1, NOPIN_TO_DEVICE, false, 0);
 }
 
 /* An invalidation closes the pages it is about, clipped, and no others */
@@ -396,19 +374,18 @@ static void test_waits_for_exit(struct kunit *test)
 
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, 2, dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 6, 20, dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 12, 1, dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 12, 1, dir), 0);
+		EXPECT_ENTER(test, range, 0, 2, dir, 0);
+		EXPECT_ENTER(test, range, 6, 20, dir, 0);
+		EXPECT_ENTER(test, range, 12, 1, dir, 0);
+		EXPECT_ENTER(test, range, 12, 1, dir, 0);
 
 		op = nt_rmap(test, range, 0, 12, 1);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED + 3, range, 12, 1, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 12, 1, dir),
-				-EAGAIN);
+		EXPECT_ENTER(test, range, 12, 1, dir, -EAGAIN);
 		/* the pages around it are not concerned */
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 11, 1, dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 13, 1, dir), 0);
+		EXPECT_ENTER(test, range, 11, 1, dir, 0);
+		EXPECT_ENTER(test, range, 13, 1, dir, 0);
 
 		nt_leave(test, range, 12, 1, dir);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
@@ -438,8 +415,7 @@ static void test_waits_for_all_pages(struct kunit *test)
 
 	nt_open_range(test, range);
 	for (i = 0; i < ARRAY_SIZE(pages); i++)
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, pages[i], 1, i % 2),
-				0);
+		EXPECT_ENTER(test, range, pages[i], 1, i % 2, 0);
 	op = nt_rmap(test, range, 0, -10, RANGE_PAGES + 20);
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
@@ -458,8 +434,8 @@ static void test_two_waiters(struct kunit *test)
 	struct nt_op *a, *b;
 
 	nt_open_range(test, range);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 3, 1, dir), 0);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 5, 1, dir), 0);
+	EXPECT_ENTER(test, range, 3, 1, dir, 0);
+	EXPECT_ENTER(test, range, 5, 1, dir, 0);
 	a = nt_rmap(test, range, 0, 0, 4);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(a));
 	b = nt_rmap(test, range, 0, 4, 4);
@@ -481,8 +457,7 @@ static void test_exit_in_interrupt(struct kunit *test)
 	struct nt_op *op;
 
 	nt_open_range(test, f->range);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, f->range, 0, 20, NOPIN_TO_DEVICE),
-			0);
+	EXPECT_ENTER(test, f->range, 0, 20, NOPIN_TO_DEVICE, 0);
 	op = nt_rmap(test, f->range, 0, 19, 1);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 	nt_leave_in_irq(test, f->range, 0, 20, NOPIN_TO_DEVICE);
@@ -500,26 +475,24 @@ static void test_refused_after_patience(struct kunit *test)
 
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 4, 8, dir), 0);
+		EXPECT_ENTER(test, range, 4, 8, dir, 0);
 
 		WRITE_ONCE(nopin_rmap_wait_ms, 100);
 		op = nt_rmap(test, range, 0, 6, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		KUNIT_EXPECT_GE(test, op->ms, 50);
 		nt_end(op);
 
 		/* the invalidation is not going on */
 		nt_open_pages(test, range, 4, 8, dir);
 		EXPECT_STATE(test, 1, range, 4, 8, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 6, 1, dir), 0);
+		EXPECT_ENTER(test, range, 6, 1, dir, 0);
 		nt_leave(test, range, 6, 1, dir);
 
 		/* who comes soon after does not wait */
 		WRITE_ONCE(nopin_rmap_wait_ms, LONG_WAIT_MS);
 		op = nt_rmap(test, range, 0, 6, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		nt_end(op);
 
 		/* no longer than necessary */
@@ -527,8 +500,7 @@ static void test_refused_after_patience(struct kunit *test)
 		op = nt_rmap(test, range, 0, 6, 1);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		nt_leave(test, range, 4, 8, dir);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 6, 1, dir);
 		nt_end(op);
 		nt_open_range(test, range);
@@ -546,7 +518,7 @@ static void test_refused_without_patience(struct kunit *test)
 	WRITE_ONCE(nopin_rmap_wait_ms, 0);
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 20, 1, dir), 0);
+		EXPECT_ENTER(test, range, 20, 1, dir, 0);
 		op = nt_rmap(test, range, 0, 0, 100);
 		KUNIT_EXPECT_FALSE(test, nt_blocked(op));
 		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
@@ -567,12 +539,11 @@ static void test_refused_in_reclaim(struct kunit *test)
 
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 20, 1, dir), 0);
+		EXPECT_ENTER(test, range, 20, 1, dir, 0);
 		op = nt_rmap(test, range, MEMALLOC, 0, 100);
 		KUNIT_EXPECT_FALSE(test, nt_blocked(op));
 		nt_leave(test, range, 20, 1, dir);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		nt_end(op);
 		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, dir);
 		EXPECT_STATE(test, 0, range, 0, RANGE_PAGES, !dir);
@@ -580,8 +551,7 @@ static void test_refused_in_reclaim(struct kunit *test)
 
 	/* idle pages are not refused */
 	op = nt_rmap(test, range, MEMALLOC, 0, 100);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 100,
 		     NOPIN_FROM_DEVICE);
 	nt_end(op);
@@ -589,10 +559,9 @@ static void test_refused_in_reclaim(struct kunit *test)
 	/* and nor is what cannot be refused; nobody waits for it either */
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 20, 1, dir), 0);
+		EXPECT_ENTER(test, range, 20, 1, dir, 0);
 	op = nt_inval(test, range, MMU_NOTIFY_UNMAP, MEMALLOC, 0, 100);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
+	EXPECT_RET(test, op, 0);
 	nt_end(op);
 }
 
@@ -616,12 +585,11 @@ static void test_pinned_page(struct kunit *test)
 		dir = i % 2;
 		nt_open_range(test, range);
 		bvec = nopin_chunk(range, 0)->bvec;
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 18, 4, dir), 0);
+		EXPECT_ENTER(test, range, 18, 4, dir, 0);
 		page = nt_get_page(nopin_addr(range, 20));
 		KUNIT_ASSERT_NOT_NULL(test, page);
 		op = nt_inval(test, range, MMU_NOTIFY_UNMAP, how[i / 2], 20, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, 20, 1, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 20, 1, !dir);
 		EXPECT_STATE(test, 1, range, 18, 2, dir);
@@ -635,15 +603,11 @@ static void test_pinned_page(struct kunit *test)
 			KUNIT_EXPECT_EQ(test, nt_is_pinned(bvec[n].bv_page),
 					n == 20);
 		for (n = 0; n < NOPIN_NR_DIRS; n++) {
-			KUNIT_EXPECT_EQ(test, nt_open(range, 20, 1, n, true),
-					-EBUSY);
-			KUNIT_EXPECT_EQ(test, nt_open(range, 16, 9, n, false),
-					-EBUSY);
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, 20, 1, n),
-					-EAGAIN);
+			EXPECT_OPEN(test, range, 20, 1, n, true, -EBUSY);
+			EXPECT_OPEN(test, range, 16, 9, n, false, -EBUSY);
+			EXPECT_ENTER(test, range, 20, 1, n, -EAGAIN);
 			/* those around it can be */
-			KUNIT_EXPECT_EQ(test, nt_open(range, 21, 9, n, true),
-					0);
+			EXPECT_OPEN(test, range, 21, 9, n, true, 0);
 		}
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, 20, 1, dir);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 20, 1, !dir);
@@ -670,7 +634,7 @@ static void test_chunk_in_use(struct kunit *test)
 
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 300, 1, dir), 0);
+		EXPECT_ENTER(test, range, 300, 1, dir, 0);
 		nt_inval_start(&mn, range, 0, NOPIN_CHUNK_PAGES);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED | 1, range, 300, 1, dir);
 		nt_inval_end(&mn);
@@ -687,10 +651,8 @@ static void test_chunk_in_use(struct kunit *test)
 		nt_inval_start(&mn, range, 0, NOPIN_CHUNK_PAGES);
 		KUNIT_EXPECT_FALSE(test, nt_has_states(range, 0));
 		/* it does not come back before the end */
-		KUNIT_EXPECT_EQ(test, nt_open(range, 300, 1, dir, true),
-				-EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 300, 1, dir),
-				-EAGAIN);
+		EXPECT_OPEN(test, range, 300, 1, dir, true, -EAGAIN);
+		EXPECT_ENTER(test, range, 300, 1, dir, -EAGAIN);
 		nt_inval_end(&mn);
 		KUNIT_EXPECT_TRUE(test, nt_has_states(range, NOPIN_CHUNK_PAGES));
 		EXPECT_STATE(test, 0, range, NOPIN_CHUNK_PAGES,
@@ -712,11 +674,9 @@ static void test_other_counts(struct kunit *test)
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		/* nobody is counted who does not get in */
 		nt_open_pages(test, range, 5, 1, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 5, 2, dir),
-				-EAGAIN);
+		EXPECT_ENTER(test, range, 5, 2, dir, -EAGAIN);
 		nt_open_pages(test, range, 0, border, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, border - 1, 2,
-					       dir), -EAGAIN);
+		EXPECT_ENTER(test, range, border - 1, 2, dir, -EAGAIN);
 		KUNIT_EXPECT_EQ(test, nt_others(range, 0), 0);
 		EXPECT_STATE(test, 0, range, 0, border, dir);
 	}
@@ -724,19 +684,16 @@ static void test_other_counts(struct kunit *test)
 
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		/* in each chunk */
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 5, 1, dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, border - 3, 9, dir),
-				0);
+		EXPECT_ENTER(test, range, 5, 1, dir, 0);
+		EXPECT_ENTER(test, range, border - 3, 9, dir, 0);
 		KUNIT_EXPECT_EQ(test, nt_others(range, 0), 2);
 		KUNIT_EXPECT_EQ(test, nt_others(range, border), 1);
 		KUNIT_EXPECT_EQ(test, nt_others(range, 2 * border), 0);
 		EXPECT_STATE(test, 1, range, border - 3, 9, dir);
 
 		for (n = 1; n < NOPIN_PAGE_MAX; n++)
-			KUNIT_EXPECT_EQ(test, nt_enter(test, range, border, 1,
-						       dir), 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, RANGE_PAGES,
-					       dir), -EAGAIN);
+			EXPECT_ENTER(test, range, border, 1, dir, 0);
+		EXPECT_ENTER(test, range, 0, RANGE_PAGES, dir, -EAGAIN);
 		KUNIT_EXPECT_EQ(test, nt_others(range, 0), 2);
 		KUNIT_EXPECT_EQ(test, nt_others(range, border), NOPIN_PAGE_MAX);
 		KUNIT_EXPECT_EQ(test, nt_others(range, 2 * border), 0);
@@ -750,8 +707,7 @@ static void test_other_counts(struct kunit *test)
 
 	/* prompt I/O is not counted */
 	f->other = false;
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, RANGE_PAGES,
-				       NOPIN_TO_DEVICE), 0);
+	EXPECT_ENTER(test, range, 0, RANGE_PAGES, NOPIN_TO_DEVICE, 0);
 	KUNIT_EXPECT_EQ(test, nt_others(range, 0), 0);
 }
 
@@ -767,39 +723,34 @@ static void test_other_refuses(struct kunit *test)
 	nt_open_range(test, range);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		f->other = true;
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 7, 3, dir), 0);
+		EXPECT_ENTER(test, range, 7, 3, dir, 0);
 		op = nt_rmap(test, range, 0, 8, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+		EXPECT_RET(test, op, -EAGAIN);
 		nt_end(op);
 		/* having waited for nothing, it leaves all of it open */
 		EXPECT_STATE(test, 1, range, 7, 3, dir);
 
 		/* what is idle can be had all the same */
 		op = nt_rmap(test, range, 0, 20, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		nt_end(op);
 
 		/* in another chunk, prompt I/O is waited for */
 		f->other = false;
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, border + 7, 1, dir),
-				0);
+		EXPECT_ENTER(test, range, border + 7, 1, dir, 0);
 		op = nt_rmap(test, range, 0, border, border);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		nt_leave(test, range, border + 7, 1, dir);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		nt_end(op);
 
 		/* and here as soon as there is nothing else */
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 100, 1, dir), 0);
+		EXPECT_ENTER(test, range, 100, 1, dir, 0);
 		nt_leave(test, range, 7, 3, dir);
 		op = nt_rmap(test, range, 0, 100, 1);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		nt_leave(test, range, 100, 1, dir);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
+		EXPECT_RET(test, op, 0);
 		nt_end(op);
 		nt_open_range(test, range);
 	}
@@ -833,21 +784,19 @@ static void test_budget(struct kunit *test)
 	for (i = 0; i < NR_NEXT; i++) {
 		range[i] = next_range(test, i, 8);
 		nt_open_range(test, range[i]);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range[i], 0, 1, i % 2), 0);
+		EXPECT_ENTER(test, range[i], 0, 1, i % 2, 0);
 	}
 	op = nt_run(test, &(struct nt_op) {
 		.fn	= op_inval_each,
 		.nr	= NR_NEXT - 1,
 		.arg	= range,
 	});
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, NR_NEXT - 1);
+	EXPECT_RET(test, op, NR_NEXT - 1);
 	KUNIT_EXPECT_GE(test, op->ms, ms / 2);
 	KUNIT_EXPECT_LT(test, op->ms, 3 * ms);
 
 	next = nt_rmap(test, range[NR_NEXT - 1], 0, 0, 1);
-	KUNIT_EXPECT_TRUE(test, nt_done(next));
-	KUNIT_EXPECT_EQ(test, next->ret, -EAGAIN);
+	EXPECT_RET(test, next, -EAGAIN);
 	KUNIT_EXPECT_GE(test, next->ms, ms / 2);
 	nt_end(next);
 
@@ -867,18 +816,16 @@ static void test_refused_by_another_range(struct kunit *test)
 	nt_open_range(test, range);
 	nt_open_range(test, next);
 
-	KUNIT_EXPECT_EQ(test, nt_enter(test, next, 0, 1, NOPIN_FROM_DEVICE), 0);
+	EXPECT_ENTER(test, next, 0, 1, NOPIN_FROM_DEVICE, 0);
 	op = nt_rmap(test, range, 0, RANGE_PAGES - 10,
 		     NEXT_PAGE + 2 - RANGE_PAGES + 10);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, -EAGAIN);
+	EXPECT_RET(test, op, -EAGAIN);
 	nt_end(op);
 
 	nt_open_range(test, range);
 	nt_open_range(test, next);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, RANGE_PAGES,
-				       NOPIN_FROM_DEVICE), 0);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, next, 0, 3, NOPIN_FROM_DEVICE), 0);
+	EXPECT_ENTER(test, range, 0, RANGE_PAGES, NOPIN_FROM_DEVICE, 0);
+	EXPECT_ENTER(test, next, 0, 3, NOPIN_FROM_DEVICE, 0);
 	nt_leave_all(test);
 	nopin_range_destroy(next);
 }
@@ -902,17 +849,14 @@ static void test_overlapping(struct kunit *test)
 
 		nt_inval_end(&mn[i]);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
-		KUNIT_EXPECT_EQ(test, nt_open(range, 0, 6, dir, true),
-				-EAGAIN);
+		EXPECT_OPEN(test, range, 0, 6, dir, true, -EAGAIN);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED, range, 0, 6, dir);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 2, 1, dir),
-				-EAGAIN);
+		EXPECT_ENTER(test, range, 2, 1, dir, -EAGAIN);
 		nt_leave_all(test);
 
 		nt_inval_end(&mn[!i]);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, 6, dir), 0);
+		EXPECT_RET(test, op, 0);
+		EXPECT_ENTER(test, range, 0, 6, dir, 0);
 		nt_leave(test, range, 0, 6, dir);
 	}
 }
@@ -926,13 +870,13 @@ static void test_open_waits(struct kunit *test)
 	struct nt_op *inval, *op;
 
 	nt_open_range(test, range);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 9, 1, dir), 0);
+	EXPECT_ENTER(test, range, 9, 1, dir, 0);
 	inval = nt_rmap(test, range, 0, 9, 1);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(inval));
 	op = nt_op_open(test, range, 9, 1, dir);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
-	KUNIT_EXPECT_EQ(test, nt_open(range, 9, 1, dir, true), -EAGAIN);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 9, 1, dir), -EAGAIN);
+	EXPECT_OPEN(test, range, 9, 1, dir, true, -EAGAIN);
+	EXPECT_ENTER(test, range, 9, 1, dir, -EAGAIN);
 
 	nt_leave_all(test);
 	/* Had the page been opened already, nobody would wake the other one */
@@ -941,9 +885,8 @@ static void test_open_waits(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, nt_done(inval));
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 	nt_end(inval);
-	KUNIT_EXPECT_TRUE(test, nt_done(op));
-	KUNIT_EXPECT_EQ(test, op->ret, 0);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, 9, 1, dir), 0);
+	EXPECT_RET(test, op, 0);
+	EXPECT_ENTER(test, range, 9, 1, dir, 0);
 }
 
 /* An invalidation elsewhere in the mm keeps nobody from opening pages */
@@ -956,8 +899,7 @@ static void test_open_other_range(struct kunit *test)
 	nt_open_range(test, other);
 	nt_inval_start(&mn, other, 0, 8);
 	nt_open_range(test, range);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, range, RANGE_PAGES - 1, 1,
-				       NOPIN_FROM_DEVICE), 0);
+	EXPECT_ENTER(test, range, RANGE_PAGES - 1, 1, NOPIN_FROM_DEVICE, 0);
 	nt_inval_end(&mn);
 	nt_leave_all(test);
 	nopin_range_destroy(other);
@@ -983,17 +925,15 @@ static void test_created_during_invalidation(struct kunit *test)
 			nt_inval_end(&mn);
 			return;
 		}
-		KUNIT_EXPECT_EQ(test, nt_open(range, 0, 8, NOPIN_FROM_DEVICE,
-					      true), -EAGAIN);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, 1,
-					       NOPIN_FROM_DEVICE), -EAGAIN);
+		EXPECT_OPEN(test, range, 0, 8, NOPIN_FROM_DEVICE, true,
+			    -EAGAIN);
+		EXPECT_ENTER(test, range, 0, 1, NOPIN_FROM_DEVICE, -EAGAIN);
 		op = nt_op_open(test, range, 0, 8, NOPIN_FROM_DEVICE);
 		KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 		nt_inval_end(&mn);
 		KUNIT_EXPECT_TRUE(test, nt_done(op));
 		nt_open_range(test, range);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, 8,
-					       NOPIN_FROM_DEVICE), 0);
+		EXPECT_ENTER(test, range, 0, 8, NOPIN_FROM_DEVICE, 0);
 		nt_leave(test, range, 0, 8, NOPIN_FROM_DEVICE);
 		nopin_range_destroy(range);
 	}
@@ -1032,8 +972,8 @@ static void test_short_ranges(struct kunit *test)
 
 	nt_open_range(test, a);
 	nt_open_range(test, b);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, a, 0, 3, NOPIN_FROM_DEVICE), 0);
-	KUNIT_EXPECT_EQ(test, nt_enter(test, b, 0, 1, NOPIN_FROM_DEVICE), 0);
+	EXPECT_ENTER(test, a, 0, 3, NOPIN_FROM_DEVICE, 0);
+	EXPECT_ENTER(test, b, 0, 1, NOPIN_FROM_DEVICE, 0);
 
 	op = nt_rmap(test, a, 0, 2, NOPIN_CHUNK_PAGES - 1);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
@@ -1073,11 +1013,9 @@ static void test_destroyed_during_exit(struct kunit *test)
 	for (i = 0; i < 30; i++) {
 		range = next_range(test, 0, 1);
 		nt_open_range(test, range);
-		KUNIT_EXPECT_EQ(test, nt_enter(test, range, 0, 1,
-					       NOPIN_FROM_DEVICE), 0);
+		EXPECT_ENTER(test, range, 0, 1, NOPIN_FROM_DEVICE, 0);
 		inval = nt_rmap(test, range, 0, 0, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(inval));
-		KUNIT_EXPECT_EQ(test, inval->ret, -EAGAIN);
+		EXPECT_RET(test, inval, -EAGAIN);
 		nt_end(inval);
 		EXPECT_STATE(test, NOPIN_PAGE_CLOSED + 1, range, 0, 1,
 			     NOPIN_FROM_DEVICE);

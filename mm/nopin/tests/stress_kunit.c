@@ -153,10 +153,8 @@ static void test_stress(struct kunit *test)
 	});
 	KUNIT_EXPECT_TRUE(test, nt_done(inval));
 	WRITE_ONCE(s->stop, true);
-	for (i = 0; i < STRESS_WORKERS; i++) {
-		KUNIT_EXPECT_TRUE(test, nt_done(io[i]));
-		KUNIT_EXPECT_EQ(test, io[i]->ret, 0);
-	}
+	for (i = 0; i < STRESS_WORKERS; i++)
+		EXPECT_RET(test, io[i], 0);
 	KUNIT_EXPECT_EQ(test, atomic_read(&s->bad), 0);
 	KUNIT_EXPECT_GT(test, atomic_read(&s->entered), 0);
 	KUNIT_EXPECT_FALSE(test, nopin_mm_busy(current->mm, addr,
