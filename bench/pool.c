@@ -108,7 +108,7 @@ static void read_aio(void)
 {
 	struct iocb cb[DEPTH], *cbs[DEPTH];
 	struct io_event ev[DEPTH];
-	long i, nr;
+	long i;
 
 	for (i = 0; i < DEPTH; i++) {
 		cbs[i] = &cb[i];
@@ -122,10 +122,8 @@ static void read_aio(void)
 	}
 	if (syscall(SYS_io_submit, ctx, DEPTH, cbs) != DEPTH)
 		err(1, "io_submit");
-	nr = syscall(SYS_io_getevents, ctx, DEPTH, DEPTH, ev, NULL);
-	if (nr != DEPTH)
-		err(1, "io_getevents");
-	for (i = 0; i < nr; i++)
+	aio_wait(ctx, DEPTH, DEPTH, ev);
+	for (i = 0; i < DEPTH; i++)
 		check(ev[i].res);
 }
 

@@ -71,7 +71,7 @@ def measure(image, jobs, visits):
             for engine in ("psync", "libaio", "io_uring", "registered")]
     return lib.guest(image, OUT / "pools.console",
                      ["--icount", "--mem", "%dM" % ((most >> 20) * 5 // 4 + 768), "--append",
-                      lib.APPEND + "null_blk.nr_devices=1 null_blk.gb=4 null_blk.queue_mode=2"],
+                      lib.APPEND + lib.NULL_BLK],
                      {"setup": [], "warm": warm, "runs": runs},
                      Progress("pools of buffers, counting instructions", len(runs)),
                      timeout=7200)

@@ -149,12 +149,6 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 		nopin_exit(ext, bio_nopin_dir(bio));
 }
 
-/* How many pages the bio can take: it gets bio_vecs later if it has none yet */
-static unsigned short bio_nopin_max_vecs(const struct bio *bio)
-{
-	return bio->bi_max_vecs ?: BIO_MAX_VECS;
-}
-
 /*
  * Are those pages behind these, so that one extent does for both? Chunks count
  * I/O that is not prompt once for each extent, so there it takes a new chunk.
@@ -186,7 +180,7 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 	}
 	if (!ext->is_array) {
 		/* Each piece takes a bio_vec */
-		unsigned int room = bio_nopin_max_vecs(bio);
+		unsigned int room = bio->bi_max_vecs;
 		struct nopin_extent *many;
 
 		many = kmalloc_array(room, sizeof(*many), GFP_NOWAIT |

@@ -7,7 +7,8 @@
 #ifndef _LINUX_NOPIN_H
 #define _LINUX_NOPIN_H
 
-#include <linux/mm_types.h>
+#include <linux/huge_mm.h>
+#include <linux/mm.h>
 #include <linux/nopin_types.h>
 
 /**
@@ -109,4 +110,26 @@ static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 }
 
 #endif /* CONFIG_NOPIN */
+
+/*
+ * Is there I/O on the memory around that a PMD can map? Who takes a part of it away
+ * from a large folio would wait for that. As advice is only advice, leave such a
+ * folio alone, as one with pins.
+ */
+static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
+{
+	return nopin_mm_busy(mm, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
+}
+
+/*
+ * Splitting the PMD of anonymous memory leaves each page mapped as it was, but
+ * for the huge zero page, which small ones take the place of.
+ */
+static inline bool nopin_split_is_hint(struct vm_area_struct *vma, pmd_t *pmd,
+				       bool freeze)
+{
+	return IS_ENABLED(CONFIG_NOPIN) && !freeze && vma_is_anonymous(vma) &&
+	       !is_huge_zero_pmd(*pmd);
+}
+
 #endif /* _LINUX_NOPIN_H */

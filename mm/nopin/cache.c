@@ -53,22 +53,11 @@ static struct list_lru nopin_lru;
 
 /*
  * Chunks that nobody has used for once or twice as long go. Each time, what is in
- * use has to be found valid once more, hence not often.
+ * use has to be looked up once more, hence not often.
  */
 #define NOPIN_IDLE	(300 * HZ)
 static void nopin_idle(struct work_struct *work);
 static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
-
-/* Sets the bit for all of these pages: who comes next has to look them up */
-static void nopin_make_old(struct nopin_chunk *chunk, unsigned int start,
-			   unsigned int end, enum nopin_dir dir)
-{
-	unsigned int page;
-
-	for (page = start; page < end; page = nopin_next_word(page))
-		atomic64_or(nopin_bytes(page, end) & NOPIN_OLD,
-			    nopin_word(chunk, page, dir));
-}
 
 /*
  * The pages in the word of @page, up to @end, whose translation is known, as the
@@ -79,8 +68,7 @@ static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
 {
 	u64 word = atomic64_read(nopin_word(chunk, page, dir));
 
-	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
-	return ~(word | word >> 1) & nopin_bytes(page, end) & NOPIN_OLD;
+	return ~word & nopin_open_bytes(word) & nopin_bytes(page, end);
 }
 
 /*
@@ -149,6 +137,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	unsigned int page, behind, from, stop, p, dir;
 	struct nopin_chunk *chunk;
 	bool young = false;
+	u64 bytes;
 
 	if (nopin_broken(YOUNG))
 		return false;
@@ -159,13 +148,13 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	while ((chunk = nopin_piece(range, &page, behind, &from, &stop))) {
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 			for (p = from; p < stop; p = nopin_next_word(p)) {
-				if (!nopin_young_bytes(chunk, p, stop, dir))
+				bytes = nopin_young_bytes(chunk, p, stop, dir);
+				if (!bytes)
 					continue;
 				young = true;
 				if (clear)
-					nopin_make_old(chunk, p,
-						       min(stop, nopin_next_word(p)),
-						       dir);
+					atomic64_or(bytes,
+						    nopin_word(chunk, p, dir));
 			}
 		}
 	}
@@ -214,8 +203,7 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 			if (!clear)
 				return true;
 			used = true;
-			nopin_make_old(chunk, page, page + NOPIN_PAGES_PER_WORD,
-				       dir);
+			atomic64_or(young, nopin_word(chunk, page, dir));
 			/*
 			 * Reclaim wants to know as well. These pages are still
 			 * mapped: who unmaps them takes the range lock first.
@@ -318,22 +306,15 @@ static void nopin_idle(struct work_struct *work)
  *
  * Context: Process context, may sleep.
  *
- * Return: the chunk, zeroed but for its translations, or NULL.
+ * Return: the chunk, zeroed, or NULL.
  */
 struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab)
 {
 	struct nopin_chunk *chunk;
 
 	chunk = kmem_cache_alloc_lru(slab, &nopin_lru, GFP_KERNEL | __GFP_ZERO);
-	if (!chunk)
-		return NULL;
-	INIT_LIST_HEAD(&chunk->lru);
-	chunk->bvec = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*chunk->bvec),
-			      GFP_KERNEL_ACCOUNT);
-	if (!chunk->bvec) {
-		kmem_cache_free(slab, chunk);
-		return NULL;
-	}
+	if (chunk)
+		INIT_LIST_HEAD(&chunk->lru);
 	return chunk;
 }
 

@@ -43,6 +43,13 @@ static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
 	return bytes;
 }
 
+/* Of a word: the open pages, as OLD bits */
+static inline u64 nopin_open_bytes(u64 word)
+{
+	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
+	return ~(word >> 1) & NOPIN_OLD;
+}
+
 /* How many bios have entered the page? */
 static inline unsigned int nopin_count(struct nopin_chunk *chunk,
 				       unsigned int page, enum nopin_dir dir)

@@ -59,9 +59,9 @@ static struct kmem_cache *nopin_chunk_cache;
 
 #ifdef CONFIG_LOCKDEP
 /*
- * "Acquired" while a task has entered pages for a prompt bio that it has not
- * submitted yet, and by a task that waits for I/O. So lockdep reports any lock
- * or wait in between that an invalidation might need to make progress.
+ * "Acquired" while a task has entered pages for a prompt bio and has not called
+ * submit_bio() yet, and by a task that waits for I/O. So lockdep reports any lock
+ * in between that an invalidation might need to make progress.
  */
 static struct lockdep_map nopin_window_map =
 	STATIC_LOCKDEP_MAP_INIT("nopin_window", &nopin_window_map);
@@ -82,10 +82,10 @@ void nopin_window_begin(void)
 }
 
 /**
- * nopin_window_end - the bio was submitted, ended or given up
+ * nopin_window_end - the bio is about to be submitted, has ended or was given up
  *
- * Context: Any; a bio that ends while it is being submitted comes here twice,
- * one that ends in interrupt context has nothing to do with the task.
+ * Context: Any; a bio that was submitted comes here again when it ends. In
+ * interrupt context that has nothing to do with the task.
  */
 void nopin_window_end(void)
 {
@@ -131,6 +131,12 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 
 	if (!chunk)
 		return NULL;
+	chunk->bvec = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*chunk->bvec),
+			      GFP_KERNEL_ACCOUNT);
+	if (!chunk->bvec) {
+		kmem_cache_free(nopin_chunk_cache, chunk);
+		return NULL;
+	}
 	chunk->range = range;
 	chunk->index = page / NOPIN_CHUNK_PAGES;
 	/* Are struct pages in the same order as memory? */
@@ -320,16 +326,14 @@ static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 {
 	for (; page < end; page = nopin_next_word(page)) {
 		atomic64_t *word = nopin_word(chunk, page, dir);
-		u64 closed = nopin_bytes(page, end) & NOPIN_CLOSED &
-			     atomic64_read(word);
-		s64 old, new;
+		s64 old = atomic64_read(word), new;
+		u64 closed = old & nopin_bytes(page, end) & NOPIN_CLOSED;
 
 		if (!closed)
 			continue;
 		closed &= ~nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) &
 			  ~nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
 		/* Nobody else opens or closes: the caller has the range lock */
-		old = atomic64_read(word);
 		do {
 			new = old & ~closed;
 			if (!nopin_broken(STALE))

@@ -31,7 +31,6 @@
 #include <linux/pgtable.h>
 #include <linux/pkeys.h>
 #include <linux/secretmem.h>
-#include <xen/xen.h>
 
 #include "nopin.h"
 
@@ -222,8 +221,7 @@ static __always_inline u64 nopin_wanted(const struct nopin_walk *walk,
 {
 	u64 word = atomic64_read(nopin_word(walk->chunk, page, walk->dir));
 
-	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
-	return word & ~(word >> 1) & NOPIN_OLD & nopin_bytes(page, end);
+	return word & nopin_open_bytes(word) & nopin_bytes(page, end);
 }
 
 /* These translations, of pages in the word of @page, are known from now on */
