@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Disks that report errors, and disks that are taken away, with I/O in flight. The
- * I/O ends with an error, and nothing of it is left: whoever changes the mapping
+ * I/O ends, with an error or not, and nothing of it is left: whoever changes the mapping
  * does not wait for I/O that will never end, and the memory is good for other I/O.
  * run.sh looks whether all pins are gone in the end.
  *
@@ -144,13 +144,6 @@ TEST_F_TIMEOUT(sdebug, medium_error, 120)
 	EXPECT_EQ(0, buffer_good(self->p));
 }
 
-/*
- * del_gendisk() waits for writeback while it holds the queue, writeback may wait for
- * I/O, and I/O for the queue. It is a matter of 100 ms, but lockdep does not know of
- * waits that end.
- */
-#define LOCKDEP	"lockdep takes a wait that ends for a deadlock"
-
 struct removal {
 	const char *path;
 	const char *value;
@@ -206,8 +199,6 @@ TEST_F_TIMEOUT(sdebug, removed_aio, 120)
 {
 	char path[128];
 
-	if (with_lockdep())
-		SKIP(return, LOCKDEP);
 	snprintf(path, sizeof(path), "/sys/block/%s/device/delete", self->name);
 	ASSERT_EQ(0, sysfs_write(SDEBUG "ndelay", SLOW_NS));
 	removed(_metadata, self->fd, self->p, ENG_AIO, path, "1");
@@ -217,8 +208,6 @@ TEST_F_TIMEOUT(sdebug, removed_uring, 120)
 {
 	char path[128];
 
-	if (with_lockdep())
-		SKIP(return, LOCKDEP);
 	snprintf(path, sizeof(path), "/sys/block/%s/device/delete", self->name);
 	ASSERT_EQ(0, sysfs_write(SDEBUG "ndelay", SLOW_NS));
 	removed(_metadata, self->fd, self->p, ENG_URING, path, "1");
@@ -226,8 +215,6 @@ TEST_F_TIMEOUT(sdebug, removed_uring, 120)
 
 TEST_F_TIMEOUT(sdebug, host_removed, 120)
 {
-	if (with_lockdep())
-		SKIP(return, LOCKDEP);
 	ASSERT_EQ(0, sysfs_write(SDEBUG "ndelay", SLOW_NS));
 	removed(_metadata, self->fd, self->p, ENG_AIO, SDEBUG "add_host", "-1");
 	/* for the teardown */
@@ -244,8 +231,6 @@ TEST(virtio_unbound)
 
 	NEED("NOPIN_CHURN");
 	NEED("NOPIN_RAW");
-	if (with_lockdep())
-		SKIP(return, LOCKDEP);
 	name = basename(strdupa(getenv("NOPIN_CHURN")));
 	snprintf(link, sizeof(link), "/sys/block/%s/device", name);
 	len = readlink(link, dev, sizeof(dev) - 1);
