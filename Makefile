@@ -18,7 +18,7 @@ help:
 	@echo 'make deps            install the Debian packages that are missing'
 	@echo 'make tree            build/linux: kernel source, overlay, patches'
 	@echo 'make refresh         take edits in build/linux back into the patches'
-	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan preempt off arm64'
+	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off arm64'
 	@echo 'make clean           remove what was built (not the kernel source)'
 	@echo
 	@echo '$(VM)/run -- COMMAND  runs a command in a kernel that was built'
