@@ -6,6 +6,7 @@
  *	costs first DISK	the first I/O of a process, by number of mappings
  *	costs change DISK	changes of mappings, in a process with I/O in flight
  *	costs busy DISK		changes of mappings of a buffer with I/O in flight
+ *	costs after DISK	the first I/O of a page after a change of its mapping
  *	costs memory DISK	kernel memory for buffers in use
  *
  * DISK is a block device, or slow:NS: a null_blk that the program creates for
@@ -39,8 +40,13 @@
  * number of rounds in which that read had not ended when the change was over.
  *
  * "first" forks a process for each round: its first, second and 100th read, when
- * it has so many mappings, in memory, which are adjacent or apart. bench/guest has
- * set first_ios to 0, so it is the first one that registers the notifier.
+ * it has so many mappings, in memory, which are adjacent or apart. With first_ios 0
+ * it is the first one that registers the notifier, otherwise that is put off.
+ *
+ * "after" uses each of 2048 pages for a read or a write, changes the mapping of all,
+ * and uses each twice, first and second. The changes are a fork, of a child that is
+ * still there (fork) or has exited (exited), mprotect() to read-only and back, and
+ * MADV_DONTNEED (madvise). The times are those of one read or write.
  *
  * "memory" reads and writes each page of 256 MiB of buffers in 4 KiB pieces. Its
  * results are bytes that the kernel has come to use since before: in "kernel"
@@ -51,6 +57,7 @@
  */
 #define _GNU_SOURCE
 #include <liburing.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
@@ -588,6 +595,106 @@ static void do_first(void)
 		}
 }
 
+/* "after" */
+
+#define AFTER_PAGES	2048
+
+enum after { AFTER_FORK, AFTER_EXIT, AFTER_MPROTECT, AFTER_DONTNEED, AFTERS };
+
+static const char * const after_name[AFTERS] = {
+	"fork", "exited", "mprotect", "madvise",
+};
+
+/* Returns a child that is still there, to be ended by a signal, or 0 */
+static pid_t change_all(enum after after)
+{
+	const size_t len = AFTER_PAGES * PAGE;
+	pid_t pid = 0;
+	int ret = 0;
+
+	switch (after) {
+	case AFTER_FORK:
+		pid = fork();
+		if (!pid) {
+			pause();
+			_exit(1);
+		}
+		ret = pid;
+		break;
+	case AFTER_EXIT:
+		fork_and_exit();
+		break;
+	case AFTER_MPROTECT:
+		ret = mprotect(ARENA, len, PROT_READ) ?:
+		      mprotect(ARENA, len, PROT_READ | PROT_WRITE);
+		break;
+	default:
+		ret = madvise(ARENA, len, MADV_DONTNEED);
+	}
+	if (ret < 0)
+		err(1, "%s", after_name[after]);
+	return pid;
+}
+
+/* The time that the I/O of a page takes */
+static uint64_t use_all(bool write)
+{
+	uint64_t ns = now_ns();
+	ssize_t ret;
+	int i;
+
+	for (i = 0; i < AFTER_PAGES; i++) {
+		char *buf = ARENA + i * PAGE;
+
+		ret = write ? pwrite(disk, buf, PAGE, 0) : pread(disk, buf, PAGE, 0);
+		if (ret != (ssize_t)PAGE)
+			err(1, "%s", write ? "write" : "read");
+	}
+	return (now_ns() - ns) / AFTER_PAGES;
+}
+
+static void after_in(void *arg)
+{
+	static const char * const which_name[] = { "first", "second" };
+	static uint64_t ns[2][ROUNDS];
+	enum after after = *(int *)arg / 2;
+	bool write = *(int *)arg % 2;
+	int round, which;
+
+	map_at(ARENA, AFTER_PAGES * PAGE);
+	/* The first round is for warming up */
+	for (round = -1; round < ROUNDS; round++) {
+		pid_t pid;
+
+		use_all(write);
+		pid = change_all(after);
+		for (which = 0; which < 2; which++) {
+			uint64_t t = use_all(write);
+
+			if (round >= 0)
+				ns[which][round] = t;
+		}
+		if (pid && (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid))
+			err(1, "kill");
+	}
+	for (which = 0; which < 2; which++) {
+		result("\"after\": \"%s\", \"op\": \"%s\", \"which\": \"%s\"",
+		       after_name[after], write ? "write" : "read", which_name[which]);
+		print_times(ns[which], ROUNDS);
+		result_end();
+	}
+}
+
+static void do_after(void)
+{
+	int i;
+
+	for (i = 0; i < 2 * AFTERS; i++) {
+		in_child(after_in, &i);
+		separator = ", ";
+	}
+}
+
 /* "memory" */
 
 #define MUCH		(256 * MIB)
@@ -678,7 +785,7 @@ static const struct {
 	void (*fn)(void);
 } measure[] = {
 	{ "register", do_register }, { "first", do_first }, { "change", do_change },
-	{ "busy", do_busy }, { "memory", do_memory },
+	{ "busy", do_busy }, { "after", do_after }, { "memory", do_memory },
 };
 
 int main(int argc, char **argv)
@@ -689,7 +796,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], measure[i].name))
 			break;
 	if (argc != 3 || i == nr) {
-		fprintf(stderr, "usage: costs register|first|change|busy|memory DISK\n");
+		fprintf(stderr, "usage: costs register|first|change|busy|after|memory DISK\n");
 		return 2;
 	}
 	disk = open_disk(argv[2]);

@@ -78,13 +78,26 @@ int main(int argc, char **argv)
 
 	while ((c = getopt(argc, argv, "ws:n:p:l:m:")) != -1) {
 		switch (c) {
-		case 'w': write = true; break;
-		case 's': size_mb = strtoul(optarg, NULL, 0); break;
-		case 'n': calls = strtoul(optarg, NULL, 0); break;
-		case 'p': pieces = strtoul(optarg, NULL, 0); break;
-		case 'l': length = strtoul(optarg, NULL, 0); break;
-		case 'm': mappings = strtoul(optarg, NULL, 0); break;
-		default: usage();
+		case 'w':
+			write = true;
+			break;
+		case 's':
+			size_mb = strtoul(optarg, NULL, 0);
+			break;
+		case 'n':
+			calls = strtoul(optarg, NULL, 0);
+			break;
+		case 'p':
+			pieces = strtoul(optarg, NULL, 0);
+			break;
+		case 'l':
+			length = strtoul(optarg, NULL, 0);
+			break;
+		case 'm':
+			mappings = strtoul(optarg, NULL, 0);
+			break;
+		default:
+			usage();
 		}
 	}
 	total = pieces * length;

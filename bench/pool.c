@@ -163,16 +163,25 @@ int main(int argc, char **argv)
 
 	while ((c = getopt(argc, argv, "b:m:e:v:H")) != -1) {
 		switch (c) {
-		case 'b': bs = strtoul(optarg, NULL, 0); break;
-		case 'm': size = strtoul(optarg, NULL, 0) << 20; break;
-		case 'v': visits = strtoul(optarg, NULL, 0); break;
-		case 'H': huge = true; break;
+		case 'b':
+			bs = strtoul(optarg, NULL, 0);
+			break;
+		case 'm':
+			size = strtoul(optarg, NULL, 0) << 20;
+			break;
+		case 'v':
+			visits = strtoul(optarg, NULL, 0);
+			break;
+		case 'H':
+			huge = true;
+			break;
 		case 'e':
 			for (engine = 0; engine < ENGINES; engine++)
 				if (!strcmp(optarg, names[engine]))
 					break;
 			break;
-		default: usage();
+		default:
+			usage();
 		}
 	}
 	if (optind != argc - 1 || engine == ENGINES || bs < SECTOR || bs & (bs - 1) ||

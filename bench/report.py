@@ -199,7 +199,9 @@ def quotient(over, under):
 
 COSTS = {
     "register": "To register buffers with io_uring",
-    "first": "The first I/O of a process",
+    "first": "The first I/O of a process, with first_ios 0",
+    "first-default": "The first I/O of a process, which is pinned by default",
+    "after": "The first and the second I/O of a page after a change of its mapping",
     "busy": "To change memory while a read is on its way to it, and when it has ended",
 }
 
@@ -254,17 +256,18 @@ def costs(results):
     lines = []
     for r in reports:
         if "process_ns" in r:
-            lines.append([r["mode"], time_of(r["process_without_io_ns"]),
+            lines.append([r["job"], r["mode"], time_of(r["process_without_io_ns"]),
                           time_of(r["process_ns"]),
                           "%.1f" % (r["bytes_per_process_without_io"]["kernel"] / 1024),
                           "%.1f" % (r["bytes_per_process"]["kernel"] / 1024)])
     if lines:
         yield from ["### Processes that read 8 times and exit", "",
                     "The median time of one from fork to exit, and the kernel memory of one of "
-                    "many that wait, without page tables, in KiB.", "",
-                    *table(["", "time without I/O", "with I/O", "memory without I/O",
-                            "with I/O"], lines)]
-        yield from command("bench/run --only costs --job processes")
+                    "many that wait, without page tables, in KiB; with first_ios 0, and by "
+                    "default.", "",
+                    *table(["", "", "time without I/O", "with I/O", "memory without I/O",
+                            "with I/O"], lines, 2)]
+        yield from command("bench/run --only costs --job 'processes*'")
 
 
 def percentile(r, field, which):
@@ -279,12 +282,16 @@ def storm(results):
                 "the time: outside the GiB of the buffers, in the same GiB, in the same 2 MiB, "
                 "idle buffers of the pool, both (mixed), and buffers in flight or not (busy); "
                 "and madvise(MADV_FREE) by two and four threads, of which there is always one "
-                "under way (free). "
-                "Wall clock, two processors, null_blk: fast, and 1 ms per read (slow).", ""]
+                "under way (free). Or it forks children, one after the other, that exit (fork), "
+                "or execute a small program first (exec). "
+                "Wall clock, two processors, null_blk: fast, and 1 ms per read (slow). "
+                "And on one processor (1cpu), counted in instructions: reads by psync, one at a "
+                "time, and by io_uring.", ""]
     lines = []
     for job, row in rows.items():
         runs = {m: [r for r in reports if r["job"] == job and r["mode"] == m]
                 for m in lib.MODES}
+        changes = suite.ratios(reports, "changes_per_s").get(job)
 
         def middle(mode, field, which=None):
             values = sorted(r[field][which] if which else r[field] for r in runs[mode]
@@ -297,10 +304,11 @@ def storm(results):
             for mode in lib.MODES:
                 value = middle(mode, field, which)
                 cells.append("-" if value is None else show(value))
+        cells.insert(6, spread(changes) if changes else "-")
         lines.append(cells)
     yield from table(["", "IOPS, pin", "IOPS, nopin", "nopin / pin", "changes/s, pin",
-                      "changes/s, nopin", "change 99 %, pin", "change 99 %, nopin",
-                      "read 99 %, pin", "read 99 %, nopin"], lines)
+                      "changes/s, nopin", "nopin / pin", "change 99 %, pin",
+                      "change 99 %, nopin", "read 99 %, pin", "read 99 %, nopin"], lines)
     yield from command("bench/run --only storm")
     yield from ["![](storm.png)", ""]
 
@@ -540,6 +548,8 @@ def plot_storm(results, out):
     disks = {disk: about for disk, about in (("fast", "null_blk that does nothing"),
                                              ("slow", "1 ms per read"))
              if any(job.endswith("-" + disk) for job in jobs)}
+    if not disks:
+        return []
     height = 100 + 330 * len(disks)
     script = "set multiplot layout %d,2 margins 0.07,0.985,%g,%g spacing 0.08,0.2\n" % (
         len(disks), 75 / height, 1 - 145 / height) + heading(

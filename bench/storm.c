@@ -9,7 +9,9 @@
  *	-b SIZE		bytes of a read (4096)
  *	-c CHANGERS	threads that change mappings (1)
  *	-d DEPTH	reads in flight per reader (8)
- *	-e ENGINE	libaio, io_uring or fixed: io_uring, registered buffers (libaio)
+ *	-e ENGINE	libaio, io_uring, fixed: io_uring, registered buffers, or psync: one
+ *			read at a time, and DEPTH only tells how many buffers there are
+ *			(libaio)
  *	-k KIND		how memory is changed: munmap, mprotect, dontneed or free (which is
  *			MADV_FREE, and changers do not write to the memory, so that they do
  *			little else), or all: the first three in turn (all)
@@ -24,6 +26,9 @@
  *	  buffer	buffers of the same pool that are idle, and used again afterwards
  *	  mixed		the same by the first changer, and memory outside by the others
  *	  busy		buffers of the same pool, reads in flight or not
+ *	  fork		all of it: children are forked, one after the other, that exit
+ *	  exec		the same, and the children execute a program that exits: this one,
+ *			which is to be linked statically
  *	READERS		threads that read (1)
  *
  * Prints one line of JSON: I/Os and changes per second, percentiles of the time
@@ -40,6 +45,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "common.h"
 
@@ -64,10 +70,12 @@
 #define MAX_CHANGERS	(HALF / PIECE)
 #define AREA		(GIB / 2 / MAX_CHANGERS)	/* of each, where it is not in a block */
 
-enum where { NONE, OUT, GIB_OF_POOL, BLOCK_OF_POOL, BUFFER, MIXED, BUSY, WHERES };
+enum where {
+	NONE, OUT, GIB_OF_POOL, BLOCK_OF_POOL, FORK, EXEC, BUFFER, MIXED, BUSY, WHERES
+};
 
 static const char * const where_name[WHERES] = {
-	"none", "outside", "same-gib", "same-2m", "buffer", "mixed", "busy",
+	"none", "outside", "same-gib", "same-2m", "fork", "exec", "buffer", "mixed", "busy",
 };
 
 enum kind { MUNMAP, MPROTECT, DONTNEED, FREEING, ALL, KINDS };
@@ -76,9 +84,14 @@ static const char * const kind_name[KINDS] = {
 	"munmap", "mprotect", "dontneed", "free", "all",
 };
 
-enum engine { LIBAIO, IO_URING, FIXED, ENGINES };
+enum engine { LIBAIO, IO_URING, FIXED, PSYNC, ENGINES };
 
-static const char * const engine_name[ENGINES] = { "libaio", "io_uring", "fixed" };
+static const char * const engine_name[ENGINES] = {
+	"libaio", "io_uring", "fixed", "psync",
+};
+
+/* argv[0] of the program that children execute */
+#define CHILD		"exit"
 
 /* Times, with a resolution of 3 % */
 #define SUB		32
@@ -230,6 +243,19 @@ static void give_back(long n)
 	atomic_store(&state[n], FREE);
 }
 
+static void complete(struct thread *t, struct request *r, long res)
+{
+	add_time(&t->time, now_ns() - r->start);
+	if (res != (long)size) {
+		if (res < 0)
+			warnx("read: %s", strerror(-res));
+		t->wrong++;
+	} else if (check && !sectors_right(buffer(r->buffer), size, r->pos)) {
+		t->wrong++;
+	}
+	give_back(r->buffer);
+}
+
 static void submit(struct thread *t, struct request *r)
 {
 	struct io_uring_sqe *sqe;
@@ -244,6 +270,11 @@ static void submit(struct thread *t, struct request *r)
 		clear_sectors(buf, size);
 
 	r->start = now_ns();
+	if (engine == PSYNC) {
+		ret = pread(disk, buf, size, r->pos);
+		complete(t, r, ret < 0 ? -errno : ret);
+		return;
+	}
 	if (engine == LIBAIO) {
 		r->cb.aio_data = r - t->request;
 		aio_read(t->ctx, &r->cb, disk, buf, size, r->pos);
@@ -258,19 +289,6 @@ static void submit(struct thread *t, struct request *r)
 	ret = io_uring_submit(&t->ring);
 	if (ret != 1)
 		errx(1, "io_uring_submit: %d", ret);
-}
-
-static void complete(struct thread *t, struct request *r, long res)
-{
-	add_time(&t->time, now_ns() - r->start);
-	if (res != (long)size) {
-		if (res < 0)
-			warnx("read: %s", strerror(-res));
-		t->wrong++;
-	} else if (check && !sectors_right(buffer(r->buffer), size, r->pos)) {
-		t->wrong++;
-	}
-	give_back(r->buffer);
 }
 
 /*
@@ -319,7 +337,7 @@ static void *reader(void *arg)
 
 	if (engine == LIBAIO) {
 		t->ctx = aio_open(depth);
-	} else {
+	} else if (engine != PSYNC) {
 		int ret = io_uring_queue_init(depth, &t->ring, 0);
 
 		if (ret)
@@ -333,6 +351,11 @@ static void *reader(void *arg)
 			errx(1, "io_uring_register_buffers: %s", strerror(-ret));
 	}
 	pthread_barrier_wait(&ready);
+	if (engine == PSYNC) {
+		while (!atomic_load(&stop))
+			submit(t, &t->request[0]);
+		return NULL;
+	}
 	for (i = 0; i < depth; i++)
 		submit(t, &t->request[i]);
 	for (in_flight = depth; in_flight; )
@@ -380,6 +403,20 @@ static void change(struct thread *t, char *p, size_t len, enum kind how)
 	touch(p, len);
 }
 
+/* Returns whether it has failed */
+static int fork_one(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		if (where == EXEC)
+			execl("/proc/self/exe", CHILD, NULL);
+		_exit(where == EXEC);
+	}
+	return pid < 0 || waitpid(pid, &status, 0) != pid || status;
+}
+
 static void *changer(void *arg)
 {
 	long blocks = (buffers - 1) / (HALF / size) + 1;
@@ -399,6 +436,10 @@ static void *changer(void *arg)
 	}
 	pthread_barrier_wait(&ready);
 	for (turn = t->nr; !atomic_load(&stop); turn++) {
+		if (w == FORK || w == EXEC) {
+			TIMED(t, fork_one());
+			continue;
+		}
 		how = kind == ALL ? turn % 3 : kind;
 		if (w == BLOCK_OF_POOL) {
 			/* Other changers have other pieces */
@@ -467,8 +508,8 @@ static void usage(void)
 {
 	fprintf(stderr, "usage: storm [-b SIZE] [-c CHANGERS] [-d DEPTH] [-e ENGINE] [-k KIND] [-l LENGTH]\n"
 		"             DISK SECONDS WHERE [READERS]\n"
-		"  WHERE: none, outside, same-gib, same-2m, buffer, mixed or busy\n"
-		"  ENGINE: libaio, io_uring or fixed\n"
+		"  WHERE: none, outside, same-gib, same-2m, buffer, mixed, busy, fork or exec\n"
+		"  ENGINE: libaio, io_uring, fixed or psync\n"
 		"  KIND: munmap, mprotect, dontneed, free or all\n");
 	exit(2);
 }
@@ -482,15 +523,30 @@ int main(int argc, char **argv)
 	uint64_t ns;
 	int c, i, seconds;
 
+	if (!strcmp(argv[0], CHILD))
+		return 0;
 	while ((c = getopt(argc, argv, "b:c:d:e:k:l:")) != -1) {
 		switch (c) {
-		case 'b': size = strtoul(optarg, NULL, 0); break;
-		case 'c': changers = atoi(optarg); break;
-		case 'd': depth = atoi(optarg); break;
-		case 'e': engine = index_of(optarg, engine_name, ENGINES); break;
-		case 'k': kind = index_of(optarg, kind_name, KINDS); break;
-		case 'l': length = strtoul(optarg, NULL, 0); break;
-		default: usage();
+		case 'b':
+			size = strtoul(optarg, NULL, 0);
+			break;
+		case 'c':
+			changers = atoi(optarg);
+			break;
+		case 'd':
+			depth = atoi(optarg);
+			break;
+		case 'e':
+			engine = index_of(optarg, engine_name, ENGINES);
+			break;
+		case 'k':
+			kind = index_of(optarg, kind_name, KINDS);
+			break;
+		case 'l':
+			length = strtoul(optarg, NULL, 0);
+			break;
+		default:
+			usage();
 		}
 	}
 	if (argc - optind != 3 && argc - optind != 4)

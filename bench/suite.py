@@ -13,14 +13,16 @@ TOLERANCE = 0.003
 NOISE = 0.005
 # Of an item of the part costs: results, and not what it is of
 NOT_KEYS = ("in_flight",)
+# Ends the names of storms on one processor, which are counted in instructions
+COUNTED = "-1cpu"
 
 
-def ratios(reports):
+def ratios(reports, field="iops"):
     """{job: figures of both modes}, of jobs that ran in both."""
     runs = {}
     for r in reports:
-        if "iops" in r:
-            runs.setdefault(r["job"], {"pin": [], "nopin": []})[r["mode"]].append(r["iops"])
+        if r.get(field):
+            runs.setdefault(r["job"], {"pin": [], "nopin": []})[r["mode"]].append(r[field])
     result = {}
     for job, modes in runs.items():
         if len(modes["pin"]) != len(modes["nopin"]):
@@ -111,18 +113,51 @@ def costs(reports, what):
 
 
 def costs_bars(reports):
-    changes = {}
-    for key, modes in costs(reports, "change").items():
-        key = dict(key)
-        if key["op"] == "munmap" and key["state"] == "flight" and \
-                None not in [modes.get(m, {}).get("median") for m in lib.MODES]:
-            changes.setdefault(key["place"], []).append(
-                modes["nopin"]["median"] / modes["pin"]["median"])
-    for place, where in (("other-gib", "buffers in another GiB"),
-                         ("same-gib", "buffers in the same GiB"),
-                         ("same-2m", "buffers in the same 2 MiB")):
-        yield Bar("munmap of another mapping during I/O, %s: nopin / pin" % where,
-                  max(changes.get(place, [None])), 1.05, "costs", "change", at_least=False)
+    def most(what, **want):
+        """Of the times with nopin relative to pin."""
+        found = []
+        for key, modes in costs(reports, what).items():
+            key = dict(key)
+            if all(key[k] == v for k, v in want.items()) and \
+                    None not in [modes.get(m, {}).get("median") for m in lib.MODES]:
+                found.append(modes["nopin"]["median"] / modes["pin"]["median"])
+        return max(found, default=None)
+
+    def bar(what, value, bound, job):
+        return Bar(what + ": nopin / pin", value, bound, "costs", job, at_least=False)
+
+    where = {"other-gib": "another GiB", "same-gib": "the same GiB",
+             "same-2m": "the same 2 MiB"}
+    for op, places in (("munmap", where), ("mprotect", ["same-gib"]),
+                       ("mremap", ["same-gib"])):
+        for place in places:
+            yield bar("%s of another mapping, buffers in %s" % (op, where[place]),
+                      most("change", op=op, place=place), 1.05, "change")
+    for after, name in (("fork", "fork"), ("exited", "fork and exit of the child"),
+                        ("mprotect", "mprotect to read-only and back"),
+                        ("madvise", "MADV_DONTNEED")):
+        yield bar("the first read into a page after " + name,
+                  most("after", after=after, op="read", which="first"), 1.05, "after")
+    yield bar("the first read of a process with 30000 mappings",
+              most("first-default", mappings=30000, read="first"), 1.1, "first-default")
+    ns = {r["mode"]: r["process_ns"]["median"] for r in reports
+          if r["job"] == "processes-default" and "process_ns" in r}
+    yield bar("fork, 8 reads, exit", ns["nopin"] / ns["pin"] if len(ns) == 2 else None, 1.02,
+              "processes-default")
+
+
+def storm_bars(reports):
+    for name, has in (("fork", lambda job: job.startswith("fork")),
+                      ("exec", lambda job: job.startswith("exec")),
+                      ("munmap, mprotect and madvise",
+                       lambda job: not job.startswith(("fork", "exec")))):
+        for what, field in (("reads", "iops"), ("changes", "changes_per_s")):
+            some = {job: row["ratio"] for job, row in ratios(reports, field).items()
+                    if job.endswith(COUNTED) and has(job)}
+            job = min(some, key=some.get, default=None)
+            yield Bar("storms of %s, %s per second%s: nopin / pin" % (
+                name, what, ", the worst of %d, %s" % (len(some), job) if job else ""),
+                some.get(job), 0.97, "storm", job)
 
 
 def bars(results):
@@ -130,6 +165,7 @@ def bars(results):
     parts = results["parts"]
     yield from icount_bars(parts.get("icount", ()))
     yield from costs_bars(parts.get("costs", ()))
+    yield from storm_bars(parts.get("storm", ()))
     scale = ratios(parts.get("scale", ()))
     job = "shared-thp-psync-2"
     yield Bar("%s, 4k, 2 processors: nopin / pin" % job,
@@ -158,11 +194,12 @@ def figures(results):
         if row["least"] < row["greatest"]:
             found["icount", job, "ratio"] = Figure(row["ratio"], row["least"],
                                                    row["greatest"], 1)
-    for part in ("wall", "storm", "scale"):
-        for job, row in ratios(parts.get(part, ())).items():
-            found[part, job, "ratio"] = Figure(row["ratio"], row["least"],
-                                               row["greatest"], 1)
-    for what in ("register", "first", "change", "busy"):
+    for part, field, name in (("wall", "iops", "ratio"), ("scale", "iops", "ratio"),
+                              ("storm", "iops", "ratio"),
+                              ("storm", "changes_per_s", "changes, ratio")):
+        for job, row in ratios(parts.get(part, ()), field).items():
+            found[part, job, name] = Figure(row["ratio"], row["least"], row["greatest"], 1)
+    for what in ("register", "first", "first-default", "change", "busy", "after"):
         for key, modes in costs(parts.get("costs", ()), what).items():
             label = " ".join([what, *("%s=%s" % k for k in key)])
             for mode, ns in modes.items():
