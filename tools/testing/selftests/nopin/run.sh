@@ -3,7 +3,7 @@
 #
 # Run the nopin tests as root, in a virtual machine: disks are overwritten.
 #
-#	run.sh pin|nopin [--long] [--waits] [--without PROGRAM] [PROGRAM...]
+#	run.sh [pin|nopin] [--long] [--waits] [--without PROGRAM] [PROGRAM...]
 #	       [-- ARGUMENT...]
 #	run.sh --list [PROGRAM...]
 #
@@ -36,7 +36,7 @@ set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
 	dirty reclaim switch churn fixed aging writeback throttle pressure passthrough
-	matrix dax edges failing"
+	matrix dax edges failing moment"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin
@@ -60,7 +60,7 @@ if [ -z "${NOPIN_BIN:-}" ]; then
 	[ -x "$here/integrity" ] || NOPIN_BIN=$here/../../../../build/selftests
 fi
 
-mode=
+mode=nopin
 list=
 waits=
 without=
@@ -78,7 +78,6 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ "$list$mode" ] || usage
 all=${selected:-$programs}
 programs=
 for p in $all; do
