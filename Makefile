@@ -6,7 +6,7 @@ FLAVOR ?= plain
 VM := tools/testing/vm
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh kernel demo bench check check-mutants check-long clean
+.PHONY: help deps tree refresh series kernel demo bench check check-mutants check-long clean
 
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
@@ -18,6 +18,7 @@ help:
 	@echo 'make deps            install the Debian packages that are missing'
 	@echo 'make tree            build/linux: kernel source, overlay, patches'
 	@echo 'make refresh         take edits in build/linux back into the patches'
+	@echo 'make series          build/series: the patches as one would mail them'
 	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off arm64'
 	@echo 'make clean           remove what was built (not the kernel source)'
 	@echo
@@ -31,6 +32,9 @@ tree: deps
 
 refresh:
 	@$(VM)/refresh
+
+series: deps
+	@$(VM)/makeseries
 
 kernel: deps
 	@$(VM)/kernel $(FLAVOR)
@@ -54,4 +58,5 @@ check-long: deps
 clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),build/$(basename $(notdir $f))) \
 		build/check build/vm build/selftests build/selftests-arm64 build/demo build/bench \
-		build/warn build/warn-stock build/linux-stock
+		build/warn build/warn-stock build/linux-stock build/series build/linux-step \
+		build/cache build/step-off build/step-plain build/linux-mutant build/mutant build/mutants

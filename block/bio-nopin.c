@@ -15,9 +15,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/nopin_state.h>
-#include <linux/pagemap.h>
 #include <linux/sched.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -76,8 +74,6 @@ static __always_inline bool bio_nopin_prompt(const struct bio *bio,
 					     struct kiocb *iocb,
 					     unsigned int flags)
 {
-	if (nopin_broken(PROMPT))
-		return true;
 	return !(flags & BIO_NOPIN_OTHER) && bdev_prompt(bio->bi_bdev) &&
 	       !((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb));
 }
@@ -340,10 +336,15 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 
 	if (!access_ok((void __user *)addr, len))
 		return -EFAULT;
-	/* Nothing is allocated for memory of which nothing is there */
-	if (!nopin_present(mm, addr)) {
-		ret = -EFAULT;
-		goto fault;
+	/* Nothing is allocated, or looked up, for what has to be faulted in */
+	if (!nopin_present(mm, addr, dir)) {
+		if (iter->nofault)
+			return -EFAULT;
+		if (again)
+			return -EAGAIN;
+		ret = nopin_fault(mm, addr, len, dir);
+		if (ret)
+			return ret;
 	}
 
 	range = nopin_mm_find(mm, addr);
@@ -361,7 +362,6 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 	}
 	ret = nopin_open(range, nopin_index(range, addr),
 			 bio_nopin_nr(addr, len), dir, nowait);
-fault:
 	if (ret != -EFAULT || iter->nofault)
 		return ret;
 	/* Later tries are going to open it */
@@ -447,25 +447,11 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	return NOPIN_FALLBACK_NONE;
 }
 
-/* Break a rule if the tests say so */
-static void bio_nopin_break(struct bio *bio, struct kiocb *iocb)
-{
-	const struct nopin_extent *ext = &bio->bi_nopin;
-
-	if (nopin_broken(FLUSH))
-		kiocb_write_and_wait(iocb, bio->bi_iter.bi_size);
-	if (nopin_broken(BLOCK) && !ext->is_array)
-		nopin_open(ext->range, ext->first, 1, bio_nopin_dir(bio), true);
-	if (nopin_broken(EARLY_EXIT))
-		bio_nopin_exit(bio);
-}
-
 /* The pages have been entered */
-static __always_inline void bio_nopin_done(struct bio *bio, struct kiocb *iocb)
+static __always_inline void bio_nopin_done(struct bio *bio)
 {
 	bio_set_flag(bio, BIO_NOPIN);
 	count_vm_event(NOPIN_BIO);
-	bio_nopin_break(bio, iocb);
 }
 
 /**
@@ -525,7 +511,7 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 	/* What iov_iter_advance() does */
 	iter->iov_offset += iter->count;
 	iter->count = 0;
-	bio_nopin_done(bio, iocb);
+	bio_nopin_done(bio);
 	return true;
 fail:
 	rcu_read_unlock();
@@ -584,7 +570,7 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	}
 
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
-	bio_nopin_done(bio, iocb);
+	bio_nopin_done(bio);
 	return 0;
 }
 
@@ -643,10 +629,6 @@ fallback:
  */
 void bio_nopin_exit(struct bio *bio)
 {
-	/* Only bios on the stack of a task that waits have no pool */
-	if (nopin_broken(LATE_EXIT) && !bio->bi_pool && !in_task())
-		return;
-
 	bio_clear_flag(bio, BIO_NOPIN);
 	bio_nopin_put(bio);
 	nopin_window_end();

@@ -17,7 +17,6 @@
 #include <linux/io_uring.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -104,9 +103,12 @@ int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
 	ret = io_nopin_mapped(mm, start, start + iov->iov_len);
 	if (ret)
 		return ret;
-	/* The program has asked for it, so none of its I/O is pinned at first */
+	/*
+	 * The program has asked for it, so none of its I/O is pinned at first;
+	 * unless a signal is pending, as which task work counts.
+	 */
 	ret = nopin_mm_create(mm);
-	if (ret)
+	if (ret && ret != -EINTR)
 		return ret;
 
 	imu = kzalloc(struct_size(imu, bvec, 0), GFP_KERNEL_ACCOUNT);
@@ -225,8 +227,6 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 
 	lockdep_assert_held(&ctx->uring_lock);
 
-	if (nopin_broken(MM))
-		return 0;
 	if (!io_nopin_within(imu, addr, len))
 		return -EFAULT;
 	if (!len)

@@ -75,7 +75,6 @@ enum nopin_io_uring {
 extern enum nopin_io_uring nopin_io_uring;
 
 /* The core, mm/nopin/ */
-unsigned int nopin_index(const struct nopin_range *range, unsigned long addr);
 static inline void nopin_mm_init(struct mm_struct *mm)
 {
 	mm->nopin = NULL;
@@ -94,7 +93,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	       enum nopin_dir dir, bool nowait);
 int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
 		enum nopin_dir dir);
-bool nopin_present(struct mm_struct *mm, unsigned long addr);
+bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
 void nopin_count_fallback(enum nopin_fallback cause);

@@ -13,7 +13,6 @@
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
@@ -62,7 +61,8 @@
  * @apart: pages that are next to each other in memory may not share a bio_vec.
  *	   Written under &nopin_range.lock before such pages can be entered.
  * @walked: pages that were looked up in the page tables since all of them were
- *	    last. Under &nopin_range.lock.
+ *	    last; from -NOPIN_CHUNK_PAGES on if that was in vain. Under
+ *	    &nopin_range.lock.
  * @used: one bit per word; clear means that every page of the word is closed
  *	  and was idle when it was closed. Written under &nopin_range.lock.
  * @pinned: one bit per page; set means that the page was pinned on behalf of
@@ -79,7 +79,7 @@ struct nopin_chunk {
 	unsigned int		index;
 	atomic_t		other;
 	bool			apart;
-	unsigned int		walked;
+	int			walked;
 	u64			used[NOPIN_NR_DIRS];
 	u64			pinned[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
 	struct list_head	lru;
@@ -136,6 +136,13 @@ struct nopin_mm {
 	struct xarray		ranges;
 	struct mutex		lock;	/* creation of ranges */
 };
+
+/* The index in the range of the page at an address */
+static __always_inline unsigned int nopin_index(const struct nopin_range *range,
+						unsigned long addr)
+{
+	return (addr - range->start) >> PAGE_SHIFT;
+}
 
 static __always_inline struct nopin_chunk *
 nopin_chunk(const struct nopin_range *range, unsigned int page)
@@ -224,7 +231,7 @@ static __always_inline struct nopin_chunk *nopin_mm_chunk(struct mm_struct *mm,
 
 	if (unlikely(!range))
 		return NULL;
-	return nopin_chunk(range, (addr - range->start) >> PAGE_SHIFT);
+	return nopin_chunk(range, nopin_index(range, addr));
 }
 
 /* Add one to the counts of pages that are open and whose translations are known */
@@ -236,7 +243,7 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
 	do {
 		new = old + ones;
 		/* A count that overflows carries into OLD, so this catches it */
-		if (unlikely((old | (nopin_broken(OVERFLOW) ? 0 : new)) & flags))
+		if (unlikely((old | new) & flags))
 			return false;
 		/*
 		 * A full barrier, between the count and the translation that

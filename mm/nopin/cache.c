@@ -40,7 +40,6 @@
 #include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/page_idle.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
@@ -139,8 +138,6 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	bool young = false;
 	u64 bytes;
 
-	if (nopin_broken(YOUNG))
-		return false;
 	page = nopin_index(range, max(start, range->start));
 	behind = nopin_index(range, min(end - 1,
 					notifier->interval_tree.last)) + 1;

@@ -31,13 +31,11 @@
  */
 
 #include <linux/atomic.h>
-#include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/sched.h>
 
 #include "nopin.h"
@@ -111,7 +109,7 @@ static u64 nopin_budget(void)
  */
 static void nopin_spend(u64 ns)
 {
-	if (ns <= NSEC_PER_MSEC || nopin_broken(BUDGET))
+	if (ns <= NSEC_PER_MSEC)
 		return;
 	spin_lock(&nopin_waiters_lock);
 	nopin_waiter()->debt += ns - NSEC_PER_MSEC;
@@ -154,6 +152,22 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 		return word;
 	}
 	return NULL;
+}
+
+/* Has I/O used any of the chunks of the pages since they were closed? */
+static bool nopin_used(struct nopin_range *range, unsigned int first,
+		       unsigned int end)
+{
+	struct nopin_chunk *chunk;
+
+	lockdep_assert_held(&range->lock);
+
+	for (; first < end; first = nopin_next_chunk(first)) {
+		chunk = nopin_chunk(range, first);
+		if (chunk && (chunk->used[0] | chunk->used[1]))
+			return true;
+	}
+	return false;
 }
 
 static bool nopin_busy(struct nopin_range *range, unsigned int first,
@@ -302,7 +316,7 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
  */
 static bool nopin_refusable(const struct mmu_notifier_range *mn)
 {
-	return (mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE) || nopin_broken(WAIT);
+	return mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE;
 }
 
 /*
@@ -314,16 +328,14 @@ static long nopin_patience(const struct nopin_range *range,
 {
 	u64 ns;
 
-	if (nopin_broken(WAIT) || !mmu_notifier_range_blockable(mn))
+	if (!mmu_notifier_range_blockable(mn))
 		return 0;
 	/*
 	 * Reclaim and compaction on behalf of an allocation. Drivers allocate
 	 * GFP_NOIO memory to complete the very I/O that we would wait for.
 	 */
-	if ((current->flags & PF_MEMALLOC) && !nopin_broken(MEMALLOC))
+	if (current->flags & PF_MEMALLOC)
 		return 0;
-	if (nopin_refusable(mn) ? nopin_broken(REFUSE) : nopin_broken(BEHALF))
-		return MAX_SCHEDULE_TIMEOUT;
 	/*
 	 * Somebody has waited here in vain. Tasks that queue up behind a lock,
 	 * of a file say, do not wait as long one after the other.
@@ -364,7 +376,7 @@ bool nopin_wait_buys(const struct mmu_notifier_range *mn, struct folio *folio,
 		 * is folio_mkclean(). CLEAR, UNMAP and RELEASE of an anonymous
 		 * page leave nobody who sees it, or make a copy.
 		 */
-		return !folio_test_anon(folio) || nopin_broken(BUYS);
+		return !folio_test_anon(folio);
 	}
 }
 
@@ -434,12 +446,17 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	int ret;
 
 	/* The PTE that I/O relies on stays as it is, as far as I/O can tell */
-	if ((mn->flags & MMU_NOTIFIER_RANGE_HINT) && !nopin_broken(HINT))
+	if (mn->flags & MMU_NOTIFIER_RANGE_HINT)
 		return true;
 
 	spin_lock(&range->lock);
+	if (!nopin_used(range, first, end)) {
+		mmu_interval_set_seq(notifier, cur_seq);
+		spin_unlock(&range->lock);
+		goto idle;
+	}
 	if (refusable && nopin_busy(range, first, end, dirs)) {
-		if (!nopin_others(range, first, end) || nopin_broken(OTHER))
+		if (!nopin_others(range, first, end))
 			patience = nopin_patience(range, mn);
 		if (!patience) {
 			spin_unlock(&range->lock);
@@ -450,7 +467,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	mmu_interval_set_seq(notifier, cur_seq);
 	busy = nopin_close(range, first, end, dirs, only_idle);
 	/* Other I/O may have come in between */
-	if (refusable && nopin_others(range, first, end) && !nopin_broken(OTHER))
+	if (refusable && nopin_others(range, first, end))
 		only_idle = true;
 	spin_unlock(&range->lock);
 
@@ -458,20 +475,18 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		goto idle;
 	if (only_idle)
 		goto refuse;
-	if (mn->event == MMU_NOTIFY_RELEASE && nopin_broken(RELEASE))
-		return true;
 
-	if (!refusable)
-		patience = nopin_patience(range, mn);
-	if (patience) {
-		nopin_window_wait();
+	if (!refusable) {
 		/* What a wait does not help is pinned at once */
-		ret = refusable ? -EAGAIN :
-				  nopin_pin(range, first, end, dirs, mn);
+		ret = nopin_pin(range, first, end, dirs, mn);
 		if (!ret)
 			goto idle;
-		if (ret == -EAGAIN &&
-		    !nopin_wait(range, first, end, dirs, mn, patience))
+		if (ret == -EAGAIN)
+			patience = nopin_patience(range, mn);
+	}
+	if (patience) {
+		nopin_window_wait();
+		if (!nopin_wait(range, first, end, dirs, mn, patience))
 			goto idle;
 	}
 	if (refusable)
@@ -487,13 +502,11 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 			break;
 	}
 idle:
-	if (mn->event == MMU_NOTIFY_UNMAP)
+	if (mn->event == MMU_NOTIFY_UNMAP && end - first >= NOPIN_CHUNK_PAGES)
 		nopin_forget(range, first, end);
 	return true;
 
 refuse:
-	if (nopin_broken(WAIT))
-		goto idle;
 	count_vm_event(NOPIN_REFUSE);
 	trace_nopin_refuse(mn);
 	return false;

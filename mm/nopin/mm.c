@@ -14,7 +14,6 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>

@@ -43,6 +43,13 @@ static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
 	return bytes;
 }
 
+/* The page of the lowest of these bits, in the word of @page */
+static __always_inline unsigned int nopin_page(unsigned int page, u64 bits)
+{
+	return round_down(page, NOPIN_PAGES_PER_WORD) +
+	       __ffs64(bits) / NOPIN_PAGE_BITS;
+}
+
 /* Of a word: the open pages, as OLD bits */
 static inline u64 nopin_open_bytes(u64 word)
 {

@@ -26,7 +26,6 @@
 #include <linux/bitops.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/refcount.h>
 #include <linux/sched/coredump.h>
 #include <linux/vmstat.h>
@@ -42,12 +41,18 @@
 /* With a rescuer: reclaim may need the memory that is pinned */
 static struct workqueue_struct *nopin_wq;
 
-static bool nopin_pinned(const struct nopin_chunk *chunk, unsigned int page,
-			 enum nopin_dir dir)
+/*
+ * The pages in the word of @page, up to @end, that are in use and not pinned, as the
+ * OLD bits of a word
+ */
+static u64 nopin_busy_bytes(struct nopin_chunk *chunk, unsigned int page,
+			    unsigned int end, enum nopin_dir dir)
 {
-	page %= NOPIN_CHUNK_PAGES;
-	return chunk->pinned[dir][page / NOPIN_BITS_PER_WORD] &
-	       BIT_ULL(page % NOPIN_BITS_PER_WORD);
+	u64 word = atomic64_read(nopin_word(chunk, page, dir));
+
+	/* Any count but zero carries into OLD */
+	return ((word & NOPIN_COUNTS) + NOPIN_COUNTS) & NOPIN_OLD &
+	       nopin_bytes(page, end) & ~nopin_pinned_bytes(chunk, page, dir);
 }
 
 /* With the range lock held */
@@ -84,20 +89,22 @@ void nopin_unpin(struct nopin_range *range)
 static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 				     enum nopin_dir dir)
 {
-	unsigned int index[NOPIN_UNPIN_BATCH], nr = 0, n, page;
+	unsigned int index[NOPIN_UNPIN_BATCH], nr = 0, n, word, page;
 	struct page *pages[NOPIN_UNPIN_BATCH];
 	struct nopin_chunk *chunk;
 	bool last;
+	u64 bits;
 
 	spin_lock(&range->lock);
 	chunk = range->chunk[i];
-	for (page = 0; chunk && page < NOPIN_CHUNK_PAGES; page++) {
-		if (nopin_pinned(chunk, page, dir) &&
-		    !nopin_count(chunk, page, dir)) {
+	for (word = 0; chunk && word < ARRAY_SIZE(chunk->pinned[dir]); word++) {
+		bits = chunk->pinned[dir][word];
+		for (; bits && nr < NOPIN_UNPIN_BATCH; bits &= bits - 1) {
+			page = word * NOPIN_BITS_PER_WORD + __ffs64(bits);
+			if (nopin_count(chunk, page, dir))
+				continue;
 			index[nr] = page;
 			pages[nr++] = chunk->bvec[page].bv_page;
-			if (nr == NOPIN_UNPIN_BATCH)
-				break;
 		}
 	}
 	spin_unlock(&range->lock);
@@ -140,7 +147,7 @@ void nopin_unpin_work(struct work_struct *work)
 						 unpin);
 	unsigned int i, dir;
 
-	for (i = 0; i < nopin_nr_chunks(range); i++) {
+	for (i = 0; i < nopin_nr_chunks(range) && READ_ONCE(range->nr_pinned); i++) {
 		struct nopin_chunk *chunk;
 		bool any;
 
@@ -199,7 +206,7 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 			  enum nopin_dir dir,
 			  const struct mmu_notifier_range *mn)
 {
-	bool other = atomic_read(&chunk->other) && !nopin_broken(OTHER);
+	bool other = atomic_read(&chunk->other);
 	struct nopin_range *range = chunk->range;
 	struct folio *folio;
 	int ret;
@@ -259,9 +266,8 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 	struct mm_struct *mm = range->notifier.mm;
 	unsigned int page, next, dir;
 	int ret = 0, err;
+	u64 busy;
 
-	if (nopin_broken(UNHELD))
-		return 0;
 	/* Fork has to see it before it looks at the pages */
 	if (!test_bit(MMF_HAS_PINNED, &mm->flags))
 		set_bit(MMF_HAS_PINNED, &mm->flags);
@@ -278,14 +284,15 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 		for (dir = 0; chunk && dir < dirs; dir++) {
 			if (!chunk->used[dir])
 				continue;
-			for (page = first; page < next; page++) {
-				if (!nopin_count(chunk, page, dir) ||
-				    nopin_pinned(chunk, page, dir))
-					continue;
-				err = nopin_pin_page(chunk, page % NOPIN_CHUNK_PAGES,
-						     dir, mn);
-				if (err && ret != -EAGAIN)
-					ret = err;
+			for (page = first; page < next; page = nopin_next_word(page)) {
+				busy = nopin_busy_bytes(chunk, page, next, dir);
+				for (; busy; busy &= busy - 1) {
+					err = nopin_pin_page(chunk,
+						nopin_page(page % NOPIN_CHUNK_PAGES,
+							   busy), dir, mn);
+					if (err && ret != -EAGAIN)
+						ret = err;
+				}
 			}
 		}
 		if (range->nr_pinned > before)

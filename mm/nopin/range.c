@@ -38,13 +38,11 @@
 
 #include <linux/atomic.h>
 #include <linux/bitops.h>
-#include <linux/delay.h>
 #include <linux/init.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -155,14 +153,15 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
  * this returns. -EFAULT if there is no page either: what is not there is not worth
  * the memory.
  */
-static int nopin_chunk_add(struct nopin_range *range, unsigned int page)
+static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
+			   enum nopin_dir dir)
 {
 	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
 	struct nopin_chunk *chunk;
 
 	if (READ_ONCE(*slot))
 		return 0;
-	if (!nopin_present(range->notifier.mm, nopin_addr(range, page)))
+	if (!nopin_present(range->notifier.mm, nopin_addr(range, page), dir))
 		return -EFAULT;
 	chunk = nopin_chunk_alloc(range, page);
 	if (!chunk)
@@ -207,8 +206,7 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 		return false;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
-			if (atomic64_read(&chunk->word[dir][i]) & NOPIN_COUNTS &&
-			    !nopin_broken(SHRINK))
+			if (atomic64_read(&chunk->word[dir][i]) & NOPIN_COUNTS)
 				return false;
 	/* A full barrier. Pairs with the one in nopin_enter_word() */
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
@@ -216,7 +214,7 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 			if (atomic64_fetch_or(NOPIN_CLOSED | NOPIN_OLD,
 					      &chunk->word[dir][i]) & NOPIN_COUNTS)
 				busy = true;
-	if (busy && !nopin_broken(SHRINK))
+	if (busy)
 		return false;
 
 	WRITE_ONCE(range->chunk[chunk->index], NULL);
@@ -276,8 +274,6 @@ bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
  */
 void nopin_exit_wake(struct nopin_range *range)
 {
-	if (nopin_broken(FREE))
-		mdelay(20);
 	/* The subtraction, of the caller, is the barrier that both need */
 	if (waitqueue_active(&range->wait))
 		wake_up_all(&range->wait);
@@ -335,9 +331,7 @@ static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 			  ~nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
 		/* Nobody else opens or closes: the caller has the range lock */
 		do {
-			new = old & ~closed;
-			if (!nopin_broken(STALE))
-				new |= closed >> 1;
+			new = (old & ~closed) | closed >> 1;
 		} while (!atomic64_try_cmpxchg(word, &old, new));
 		WRITE_ONCE(chunk->used[dir], chunk->used[dir] |
 			   BIT_ULL(word - chunk->word[dir]));
@@ -384,9 +378,10 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
 	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
 				    nopin_addr(range, base + nr))) {
-		chunk->walked = 0;
 		nopin_open_pages(chunk, 0, nr, dir);
-		nopin_walk(chunk, 0, nr, dir, true);
+		/* In vain: not again before as many pages have paid for it */
+		chunk->walked = nopin_walk(chunk, 0, nr, dir, true) > 0 ?
+				0 : -NOPIN_CHUNK_PAGES;
 	}
 	count_vm_event(NOPIN_REVALIDATE);
 	trace_nopin_revalidate(nopin_addr(range, base + start), end - start, dir);
@@ -428,7 +423,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	/* This would wait for ourselves */
 	nopin_window_wait();
 
-	ret = nopin_chunk_add(range, first);
+	ret = nopin_chunk_add(range, first, dir);
 	if (ret)
 		goto out;
 
@@ -436,7 +431,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	if (!nowait && time_after_eq(jiffies, READ_ONCE(range->crowded)))
 		timeout = 2 * msecs_to_jiffies(READ_ONCE(nopin_rmap_wait_ms)) +
 			  HZ / 10;
-	if (timeout && !nopin_broken(REOPEN) &&
+	if (timeout &&
 	    !mmu_interval_wait(&range->notifier, start, stop, timeout)) {
 		/* Something keeps on changing: this is not the time to wait */
 		WRITE_ONCE(range->crowded, jiffies + 10 * timeout);
@@ -447,8 +442,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	/* Serializes with nopin_invalidate() */
 	spin_lock(&range->lock);
 	chunk = nopin_chunk(range, first);
-	if (!nopin_broken(REOPEN) &&
-	    mmu_interval_is_active(&range->notifier, start, stop))
+	if (mmu_interval_is_active(&range->notifier, start, stop))
 		ret = nowait || timeout ? -EAGAIN : -ETIME;
 	else if (unlikely(!chunk))
 		/* Freed since. It was not in use, so try again */
@@ -465,18 +459,6 @@ static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
 	.invalidate	= nopin_invalidate,
 	.young		= nopin_young,
 };
-
-/**
- * nopin_index - index of an address in a range
- * @range: the range
- * @addr: user address within @range
- *
- * Return: the index of the page, for nopin_enter() and others.
- */
-unsigned int nopin_index(const struct nopin_range *range, unsigned long addr)
-{
-	return (addr - range->start) >> PAGE_SHIFT;
-}
 
 /**
  * nopin_range_create - watch a range of user memory
@@ -542,10 +524,7 @@ void nopin_range_put(struct nopin_range *range)
 	if (!refcount_dec_and_test(&range->ref))
 		return;
 	/* Pairs with the rcu_read_lock() in nopin_exit() */
-	if (nopin_broken(FREE))
-		nopin_range_free(&range->rcu);
-	else
-		call_rcu(&range->rcu, nopin_range_free);
+	call_rcu(&range->rcu, nopin_range_free);
 }
 
 /**

@@ -3,13 +3,11 @@
  * Switches and counters in /sys/kernel/mm/nopin/, and the boot parameter.
  */
 
-#include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/kobject.h>
 #include <linux/kstrtox.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
 #include <linux/string.h>
@@ -218,65 +216,6 @@ static const struct attribute_group *nopin_groups[] = {
 	NULL
 };
 
-#ifdef CONFIG_NOPIN_BREAK
-bool nopin_broken_rules[NOPIN_NR_BREAKS];
-
-static const char * const nopin_break_name[NOPIN_NR_BREAKS] __initconst = {
-	[NOPIN_BREAK_WAIT]		= "wait",
-	[NOPIN_BREAK_RELEASE]		= "release",
-	[NOPIN_BREAK_EARLY_EXIT]	= "early_exit",
-	[NOPIN_BREAK_LATE_EXIT]		= "late_exit",
-	[NOPIN_BREAK_FLUSH]		= "flush",
-	[NOPIN_BREAK_BLOCK]		= "block",
-	[NOPIN_BREAK_MEMALLOC]		= "memalloc",
-	[NOPIN_BREAK_OTHER]		= "other",
-	[NOPIN_BREAK_PROMPT]		= "prompt",
-	[NOPIN_BREAK_BUYS]		= "buys",
-	[NOPIN_BREAK_BUDGET]		= "budget",
-	[NOPIN_BREAK_DIRTY]		= "dirty",
-	[NOPIN_BREAK_IRQS]		= "irqs",
-	[NOPIN_BREAK_SPECIAL]		= "special",
-	[NOPIN_BREAK_FREE]		= "free",
-	[NOPIN_BREAK_REOPEN]		= "reopen",
-	[NOPIN_BREAK_OVERFLOW]		= "overflow",
-	[NOPIN_BREAK_STALE]		= "stale",
-	[NOPIN_BREAK_YOUNG]		= "young",
-	[NOPIN_BREAK_MM]		= "mm",
-	[NOPIN_BREAK_CLONE]		= "clone",
-	[NOPIN_BREAK_REFUSE]		= "refuse",
-	[NOPIN_BREAK_BEHALF]		= "behalf",
-	[NOPIN_BREAK_UNHELD]		= "unheld",
-	[NOPIN_BREAK_HINT]		= "hint",
-	[NOPIN_BREAK_SHRINK]		= "shrink",
-};
-
-/* Some rules concern tests that run before there is a user space */
-static int __init nopin_break_setup(char *str)
-{
-	int i = match_string(nopin_break_name, NOPIN_NR_BREAKS, str);
-
-	if (i < 0)
-		pr_warn("nopin_break=%s: no such rule\n", str);
-	else
-		nopin_broken_rules[i] = true;
-	return 1;
-}
-__setup("nopin_break=", nopin_break_setup);
-
-static void __init nopin_break_init(void)
-{
-	struct dentry *dir = debugfs_create_dir("nopin", NULL);
-	int i;
-
-	dir = debugfs_create_dir("break", dir);
-	for (i = 0; i < NOPIN_NR_BREAKS; i++)
-		debugfs_create_bool(nopin_break_name[i], 0600, dir,
-				    &nopin_broken_rules[i]);
-}
-#else
-static void __init nopin_break_init(void) { }
-#endif
-
 static int __init nopin_init(void)
 {
 	struct kobject *kobj;
@@ -288,7 +227,6 @@ static int __init nopin_init(void)
 		return ret;
 	if (nopin_boot)
 		static_branch_enable(&nopin_direct_io_key);
-	nopin_break_init();
 
 	kobj = kobject_create_and_add("nopin", mm_kobj);
 	if (!kobj)

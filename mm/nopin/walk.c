@@ -27,7 +27,6 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/nopin.h>
-#include <linux/nopin_break.h>
 #include <linux/pgtable.h>
 #include <linux/pkeys.h>
 #include <linux/secretmem.h>
@@ -80,12 +79,19 @@ static __always_inline bool nopin_special(pte_t pte)
 	return pte_special(pte) && !pte_devmap(pte) && !is_zero_pfn(pte_pfn(pte));
 }
 
+/* A fault for write makes it dirty */
+static __always_inline bool nopin_pte_permits(pte_t pte, bool write)
+{
+	return !pte_protnone(pte) && pte_access_permitted(pte, write) &&
+	       (!write || pte_dirty(pte));
+}
+
 static bool nopin_pmd(struct nopin_leaf *leaf, pmd_t pmd, unsigned long addr,
 		      bool write)
 {
 	if (pmd_protnone(pmd) || !pmd_access_permitted(pmd, write))
 		return false;
-	if (write && !pmd_dirty(pmd) && !nopin_broken(DIRTY))
+	if (write && !pmd_dirty(pmd))
 		return false;
 	leaf->page = pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
 	leaf->end = (addr & PMD_MASK) + PMD_SIZE;
@@ -100,7 +106,7 @@ static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
 {
 	if (!pud_access_permitted(pud, write))
 		return false;
-	if (write && !pte_dirty(nopin_pud_pte(pud)) && !nopin_broken(DIRTY))
+	if (write && !pte_dirty(nopin_pud_pte(pud)))
 		return false;
 	leaf->page = pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
 	leaf->end = (addr & PUD_MASK) + PUD_SIZE;
@@ -147,23 +153,25 @@ static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
  * nopin_present - is there a page at an address?
  * @mm: mm that the caller uses (mm_users)
  * @addr: user address, untagged
+ * @dir: what a device is going to do with it
  *
  * Context: Any. Does not sleep.
  *
- * Return: whether there was a moment ago, and it could be read.
+ * Return: whether there was a moment ago, and the page table permits that.
  */
-bool nopin_present(struct mm_struct *mm, unsigned long addr)
+bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir)
 {
+	bool write = dir == NOPIN_FROM_DEVICE;
 	struct nopin_leaf leaf;
 	bool present;
 	pte_t *ptep;
 	pmd_t pmd;
 
 	local_irq_disable();
-	present = nopin_find(&leaf, mm, addr, false, &pmd);
+	present = nopin_find(&leaf, mm, addr, write, &pmd);
 	if (present && !leaf.page) {
 		ptep = pte_offset_kernel(&pmd, addr);
-		present = pte_present(ptep_get_lockless(ptep));
+		present = nopin_pte_permits(ptep_get_lockless(ptep), write);
 	}
 	local_irq_enable();
 	return present;
@@ -203,12 +211,14 @@ static __always_inline bool nopin_page_special(struct page *page,
  * @dir: what a device is going to do with them
  * @all: whoever wants them may never come: leave out what neither the processor
  *	 has accessed lately nor I/O before
+ * @found: has any become known?
  * @ret: result
  */
 struct nopin_walk {
 	struct nopin_chunk	*chunk;
 	enum nopin_dir		dir;
 	bool			all;
+	bool			found;
 	int			ret;
 };
 
@@ -225,9 +235,10 @@ static __always_inline u64 nopin_wanted(const struct nopin_walk *walk,
 }
 
 /* These translations, of pages in the word of @page, are known from now on */
-static __always_inline void nopin_publish(const struct nopin_walk *walk,
+static __always_inline void nopin_publish(struct nopin_walk *walk,
 					  unsigned int page, u64 known)
 {
+	walk->found = true;
 	/* The bio_vecs before the bits. Pairs with that in nopin_enter_word() */
 	smp_mb__before_atomic();
 	atomic64_andnot(known, nopin_word(walk->chunk, page, walk->dir));
@@ -256,8 +267,7 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
 				       bool special, bool devmap, bool young)
 {
-	if (unlikely(special) ||
-	    (nopin_page_special(page, dir, devmap) && !nopin_broken(SPECIAL)))
+	if (unlikely(special) || nopin_page_special(page, dir, devmap))
 		return -EPERM;
 	/* Tell reclaim of the access, as a touch by the CPU would have */
 	if (unlikely(!young))
@@ -282,12 +292,10 @@ static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
 			struct page *p;
 			pte_t pte;
 
-			i = round_down(page, NOPIN_PAGES_PER_WORD) +
-			    __ffs64(wanted) / NOPIN_PAGE_BITS;
+			i = nopin_page(page, wanted);
 			pte = ptep_get_lockless(ptep + (i - first));
 			ret = -EFAULT;
-			if (pte_protnone(pte) || !pte_access_permitted(pte, write) ||
-			    (write && !pte_dirty(pte) && !nopin_broken(DIRTY)))
+			if (!nopin_pte_permits(pte, write))
 				goto fail;
 			p = pte_page(pte);
 			/* A device does not make PTEs young */
@@ -329,8 +337,7 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
 		u64 wanted = nopin_wanted(walk, page, stop), known = 0;
 
 		for (; wanted; wanted &= wanted - 1) {
-			i = round_down(page, NOPIN_PAGES_PER_WORD) +
-			    __ffs64(wanted) / NOPIN_PAGE_BITS;
+			i = nopin_page(page, wanted);
 			if (nopin_add(walk->chunk, i, leaf->page + (i - first),
 				      leaf->devmap))
 				known |= wanted & -wanted;
@@ -356,7 +363,8 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
  * Return: 0; -EFAULT if a page is not mapped, not with the access needed or not
  * dirty, which a page fault may mend; -EPERM if something is mapped that may be
  * pinned at best. If there are several such pages, it is about the first one.
- * Positive if 0 would be returned and a PMD or more maps the last one.
+ * Positive if 0 would be returned and a PMD or more maps the last one. With @all,
+ * whether any has become known.
  */
 int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 	       enum nopin_dir dir, bool all)
@@ -369,7 +377,7 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 		.all	= all,
 	};
 	struct nopin_leaf leaf = {};
-	unsigned long flags = 0;
+	unsigned long flags;
 
 	lockdep_assert_held(&chunk->range->lock);
 
@@ -379,8 +387,7 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 	 * Page tables are freed after an IPI or a grace period, both of which
 	 * need interrupts on.
 	 */
-	if (!nopin_broken(IRQS))
-		local_irq_save(flags);
+	local_irq_save(flags);
 	for (page = start; page < end; page = next) {
 		unsigned long addr = nopin_addr(chunk->range, base + page);
 		unsigned long last = nopin_addr(chunk->range, base + end);
@@ -400,9 +407,8 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 					next);
 		}
 	}
-	if (!nopin_broken(IRQS))
-		local_irq_restore(flags);
-	return walk.ret ?: !!leaf.page;
+	local_irq_restore(flags);
+	return all ? walk.found : walk.ret ?: !!leaf.page;
 }
 
 /**

@@ -182,6 +182,38 @@ static void test_threshold(struct kunit *test)
 	}
 }
 
+static void look_again(struct kunit *test, struct nopin_range *range,
+		       unsigned int times)
+{
+	while (times--) {
+		clear_young(0, 1);
+		nt_open_pages(test, range, 0, 1, NOPIN_FROM_DEVICE);
+	}
+}
+
+/* All of a chunk is looked up in vain: not again before that has paid */
+static void test_in_vain(struct kunit *test)
+{
+	const size_t rest = (NOPIN_CHUNK_PAGES - 1) * PAGE_SIZE;
+	enum nopin_dir dir = NOPIN_FROM_DEVICE;
+	struct nt_fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier_range mn;
+
+	nt_inval_start(&mn, range, 0, CACHE_PAGES);
+	nt_inval_end(&mn);
+	KUNIT_ASSERT_EQ(test, nt_protect(cache_addr(1), rest, PROT_READ), 0);
+	look_again(test, range, NOPIN_WALK_ALL);
+	KUNIT_ASSERT_EQ(test, nt_protect(cache_addr(1), rest,
+					 PROT_READ | PROT_WRITE), 0);
+	nt_write(test, cache_addr(1), rest);
+	look_again(test, range, NOPIN_CHUNK_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, nt_count_known(range, 0, NOPIN_CHUNK_PAGES, dir), 1);
+	look_again(test, range, NOPIN_WALK_ALL + 1);
+	EXPECT_KNOWN(test, range, 0, NOPIN_CHUNK_PAGES, dir);
+	clear_young(0, CACHE_PAGES);
+}
+
 /* An invalidation of a page forgets this one, which is missed by who needs it */
 static void test_unknown_page(struct kunit *test)
 {
@@ -1115,6 +1147,7 @@ static void test_cached_pinned(struct kunit *test)
 
 static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(test_threshold),
+	KUNIT_CASE(test_in_vain),
 	KUNIT_CASE(test_unknown_page),
 	KUNIT_CASE(test_directions),
 	KUNIT_CASE(test_forgets_when_idle),

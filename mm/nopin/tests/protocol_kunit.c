@@ -529,6 +529,36 @@ static void test_refused_without_patience(struct kunit *test)
 	}
 }
 
+static int refuse_nonblock(struct mmu_notifier *mn,
+			   const struct mmu_notifier_range *range)
+{
+	return mmu_notifier_range_blockable(range) ? 0 : -EAGAIN;
+}
+
+static const struct mmu_notifier_ops refuse_ops = {
+	.invalidate_range_start	= refuse_nonblock,
+};
+
+/* An ordinary notifier refuses, after the interval notifiers were told of a start */
+static void test_other_notifier_refuses(struct kunit *test)
+{
+	struct nt_fixture *f = test->priv;
+	struct nopin_range *range = f->range;
+	struct mmu_notifier other = { .ops = &refuse_ops };
+	struct mm_struct *mm = range->notifier.mm;
+	struct nt_op *op;
+
+	KUNIT_ASSERT_EQ(test, mmu_notifier_register(&other, mm), 0);
+	op = nt_inval(test, range, MMU_NOTIFY_CLEAR, NONBLOCK, 20, 1);
+	EXPECT_RET(test, op, -EAGAIN);
+	nt_end(op);
+	KUNIT_EXPECT_FALSE(test, mmu_interval_is_active(&range->notifier,
+							range->start,
+							range->start + SZ_1M));
+	nt_open_pages(test, range, 20, 1, NOPIN_FROM_DEVICE);
+	mmu_notifier_unregister(&other, mm);
+}
+
 /* R4: reclaim never waits, is refused at once, and closes nothing */
 static void test_refused_in_reclaim(struct kunit *test)
 {
@@ -1046,6 +1076,7 @@ static struct kunit_case protocol_cases[] = {
 	KUNIT_CASE(test_exit_in_interrupt),
 	KUNIT_CASE(test_refused_after_patience),
 	KUNIT_CASE(test_refused_without_patience),
+	KUNIT_CASE(test_other_notifier_refuses),
 	KUNIT_CASE(test_refused_in_reclaim),
 	KUNIT_CASE(test_pinned_page),
 	KUNIT_CASE(test_chunk_in_use),

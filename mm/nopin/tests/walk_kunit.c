@@ -452,7 +452,7 @@ static void test_special_pte(struct kunit *test)
 		fault_in_safe_writeable((char __user *)hole, 1);
 		EXPECT_WALK(test, hole, PAGE_SIZE, -EPERM, -EPERM);
 		/* there is something, but nothing to be used */
-		KUNIT_EXPECT_TRUE(test, nopin_present(current->mm, hole));
+		KUNIT_EXPECT_TRUE(test, nopin_present(current->mm, hole, NOPIN_TO_DEVICE));
 		EXPECT_WALK(test, addr, 4 * PAGE_SIZE, -EPERM, -EPERM);
 		EXPECT_WALK(test, addr, PAGE_SIZE, 0, 0);
 		EXPECT_WALK(test, hole + PAGE_SIZE, 2 * PAGE_SIZE, 0, 0);
@@ -679,14 +679,15 @@ static void test_referenced(struct kunit *test)
 static void expect_there(int line, struct kunit *test, unsigned long addr,
 			 bool there)
 {
-	KUNIT_EXPECT_EQ_MSG(test, nopin_present(current->mm, addr), there,
+	KUNIT_EXPECT_EQ_MSG(test, nopin_present(current->mm, addr,
+						      NOPIN_TO_DEVICE), there,
 			    "in line %d", line);
 }
 
 /* That there is a page, or none */
 #define EXPECT_THERE(...)	expect_there(__LINE__, __VA_ARGS__)
 
-/* Is there a page? Asked of tables of all kinds, and where there are none */
+/* Is there a page to use? Asked of tables of all kinds, and where there are none */
 static void test_present(struct kunit *test)
 {
 	unsigned long small = nt_map_small(test, 4 * PAGE_SIZE), thp;
@@ -702,9 +703,15 @@ static void test_present(struct kunit *test)
 	EXPECT_THERE(test, PAGE_SIZE, false);
 	EXPECT_THERE(test, small ^ PUD_SIZE, false);
 	EXPECT_THERE(test, P4D_SIZE + SZ_1G, false);
-	/* whatever may be done with it */
+	/* and may it be used like that */
+	KUNIT_EXPECT_TRUE(test, nopin_present(current->mm, small + PAGE_SIZE,
+					      NOPIN_FROM_DEVICE));
+	KUNIT_EXPECT_FALSE(test, nopin_present(current->mm, small + 2 * PAGE_SIZE,
+					       NOPIN_FROM_DEVICE));
 	KUNIT_ASSERT_EQ(test, nt_protect(small, 4 * PAGE_SIZE, PROT_NONE), 0);
-	EXPECT_THERE(test, small, false);
+	EXPECT_THERE(test, small + PAGE_SIZE, false);
+	KUNIT_ASSERT_EQ(test, nt_protect(small, 4 * PAGE_SIZE,
+					 PROT_READ | PROT_WRITE), 0);
 	EXPECT_THERE(test, small + PAGE_SIZE, true);
 	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, small, 4 * PAGE_SIZE,
 					 MADV_DONTNEED), 0);

@@ -1,0 +1,188 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Break each rule of Documentation/mm/nopin.rst in turn: does a test notice?
+
+    mutants.py [NAME...]        build a kernel with each mutant, run its tests
+    mutants.py --applies        only see whether each applies, and names tests
+
+A mutant is a patch mutants/NAME.patch. Its header says which rule it breaks, and
+which tests have to notice: those of KUnit are SUITE.TEST, those of run.sh
+PROGRAM:TEST. Such a test is run without a mutant first, and must pass then: a test that
+always fails would notice anything. With a mutant it must fail, or the kernel must
+report a problem or hang.
+
+Prints TAP. The mutants are built in build/mutant, one after the other: some minutes
+for the first one, less than one for each of the others. The corrupted kernels run in
+virtual machines only."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+REPO = os.path.realpath(os.path.join(HERE, "../../../.."))
+BUILD = os.path.join(REPO, "build")
+VM = os.path.join(REPO, "tools/testing/vm")
+PATCHES = os.path.join(HERE, "mutants")
+LINUX = os.path.join(BUILD, "linux")
+TREE = os.path.join(BUILD, "linux-mutant")
+FLAVOR = "kasan"
+IMAGE = os.path.join(BUILD, "mutant/arch/x86/boot/bzImage")
+LOGS = os.path.join(BUILD, "mutants")
+# A guest that takes longer hangs
+SECONDS = 300
+
+
+class Mutant:
+    def __init__(self, name):
+        self.name = name
+        self.path = os.path.join(PATCHES, name + ".patch")
+        with open(self.path, encoding="utf-8") as f:
+            text = f.read()
+        head = text.partition("\n--- ")[0]
+        self.rule = "".join(re.findall(r"^Rule: (.*)$", head, re.M))
+        self.tests = re.findall(r"^Noticed-by: (.*)$", head, re.M)
+        self.files = re.findall(r"^\+\+\+ b/(\S+)$", text, re.M)
+
+    def apply(self, top):
+        return subprocess.run(["patch", "-d", top, "-p1", "-F0", "-s", "-i", self.path,
+                               "--no-backup-if-mismatch"], check=False).returncode == 0
+
+
+class Tap:
+    def __init__(self):
+        self.number = 0
+        self.failed = False
+        print("TAP version 13")
+
+    def result(self, passed, what, log=None):
+        self.number += 1
+        self.failed |= not passed
+        print(f"{'ok' if passed else 'not ok'} {self.number} {what}")
+        if not passed and log:
+            with open(log, encoding="utf-8", errors="replace") as f:
+                for line in f.readlines()[-5:]:
+                    print("#", line.rstrip())
+        sys.stdout.flush()
+
+    def end(self):
+        print(f"1..{self.number}")
+        return self.failed
+
+
+def copy(path):
+    """As in build/linux, and newer than what was compiled from anything else."""
+    to = os.path.join(TREE, path)
+    if os.path.lexists(to):
+        os.unlink(to)
+    os.makedirs(os.path.dirname(to), exist_ok=True)
+    shutil.copyfile(os.path.join(LINUX, path), to)
+
+
+def kernel():
+    return subprocess.run([os.path.join(VM, "kernel"), FLAVOR],
+                          env=dict(os.environ, NOPIN_TREE=os.path.basename(TREE),
+                                   NOPIN_OUT="mutant"),
+                          stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def run(test, log, mutant):
+    """Does the test pass?"""
+    options = ["--timeout", str(SECONDS)] + (["--kernel", IMAGE] if mutant else [])
+    suite, dot, name = test.partition(".")
+    if dot:
+        command = [os.path.join(VM, "run"), "--flavor", FLAVOR, *options, "--mem", "6G",
+                   "--append", "hugepagesz=1G hugepages=1",
+                   "--append", f"kunit.enable=1 kunit.filter_glob={test}", "--",
+                   "cat", f"/sys/kernel/debug/kunit/{suite}/results"]
+    else:
+        program, _, name = test.partition(":")
+        command = ["env", "VM_RUN=" + " ".join(options), os.path.join(HERE, "vm.sh"),
+                   "nopin", FLAVOR, program, "--", "-t", name]
+    with open(log, "wb") as f:
+        done = subprocess.run(command, stdout=f, stderr=subprocess.STDOUT, check=False)
+    with open(log, encoding="utf-8", errors="replace") as f:
+        text = f.read()
+    return done.returncode == 0 and not re.search(r"^\s*not ok", text, re.M) and \
+        bool(re.search(r"^\s*ok .*" + re.escape(name), text, re.M))
+
+
+def known(test):
+    """Is there such a test?"""
+    suite, dot, name = test.partition(".")
+    if dot:
+        paths = [os.path.join(REPO, "mm/nopin/tests", f)
+                 for f in os.listdir(os.path.join(REPO, "mm/nopin/tests"))]
+        wanted = rf"\b{name}\b"
+    else:
+        program, _, name = test.partition(":")
+        paths = [os.path.join(HERE, program + ".c")]
+        wanted = rf"\b{name.split('_')[0]}"
+    for path in paths:
+        with open(path, encoding="utf-8") as f:
+            if re.search(wanted, f.read()):
+                return True
+    return False
+
+
+def applies(mutants, tap):
+    top = os.path.join(BUILD, "mutants/tree")
+    for mutant in mutants:
+        shutil.rmtree(top, ignore_errors=True)
+        for path in mutant.files:
+            os.makedirs(os.path.dirname(os.path.join(top, path)), exist_ok=True)
+            shutil.copyfile(os.path.join(LINUX, path), os.path.join(top, path))
+        tap.result(bool(mutant.files and mutant.rule) and mutant.apply(top),
+                   f"{mutant.name}: applies")
+        tap.result(bool(mutant.tests) and all(map(known, mutant.tests)),
+                   f"{mutant.name}: names tests that exist")
+
+
+def notices(mutants, tap):
+    sound = {}
+    shutil.rmtree(TREE, ignore_errors=True)
+    subprocess.run(["cp", "-rs", LINUX, TREE], check=True)
+    for mutant in mutants:
+        for test in mutant.tests:
+            if test not in sound:
+                log = os.path.join(LOGS, f"none-{test}.log")
+                sound[test] = run(test, log, False)
+                tap.result(sound[test], f"{test} passes without a mutant", log)
+        for path in mutant.files:
+            copy(path)
+        if not mutant.apply(TREE) or not kernel():
+            tap.result(False, f"{mutant.name}: builds")
+        else:
+            for test in filter(sound.get, mutant.tests):
+                log = os.path.join(LOGS, f"{mutant.name}-{test}.log")
+                tap.result(not run(test, log, True),
+                           f"{mutant.rule} broken ({mutant.name}): {test} notices", log)
+        for path in mutant.files:
+            copy(path)
+
+
+def main():
+    names = sys.argv[1:]
+    if names and names[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    only_applies = names == ["--applies"]
+    every = sorted(f[:-6] for f in os.listdir(PATCHES) if f.endswith(".patch"))
+    if only_applies or not names:
+        names = every
+    for name in names:
+        if name not in every:
+            sys.exit(f"mutants.py: no mutant '{name}', there are: {' '.join(every)}")
+    if subprocess.run([os.path.join(VM, "tree")], stdout=subprocess.DEVNULL,
+                      check=False).returncode:
+        return 1
+    os.makedirs(LOGS, exist_ok=True)
+    tap = Tap()
+    (applies if only_applies else notices)([Mutant(name) for name in names], tap)
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
