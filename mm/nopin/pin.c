@@ -41,20 +41,6 @@
 /* With a rescuer: reclaim may need the memory that is pinned */
 static struct workqueue_struct *nopin_wq;
 
-/*
- * The pages in the word of @page, up to @end, that are in use and not pinned, as the
- * OLD bits of a word
- */
-static u64 nopin_busy_bytes(struct nopin_chunk *chunk, unsigned int page,
-			    unsigned int end, enum nopin_dir dir)
-{
-	u64 word = atomic64_read(nopin_word(chunk, page, dir));
-
-	/* Any count but zero carries into OLD */
-	return ((word & NOPIN_COUNTS) + NOPIN_COUNTS) & NOPIN_OLD &
-	       nopin_bytes(page, end) & ~nopin_pinned_bytes(chunk, page, dir);
-}
-
 /* With the range lock held */
 static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
 			     enum nopin_dir dir, bool pinned)
@@ -241,6 +227,26 @@ put:
 	return ret;
 }
 
+/* Pin the pages in the word of @page, up to @end, that are in use; as nopin_pin() */
+static int nopin_pin_word(struct nopin_chunk *chunk, unsigned int page,
+			  unsigned int end, enum nopin_dir dir,
+			  const struct mmu_notifier_range *mn)
+{
+	u64 busy = atomic64_read(nopin_word(chunk, page, dir));
+	int ret = 0, err;
+
+	/* Any count but zero carries into OLD */
+	busy = ((busy & NOPIN_COUNTS) + NOPIN_COUNTS) & NOPIN_OLD &
+	       nopin_bytes(page, end) & ~nopin_pinned_bytes(chunk, page, dir);
+	page %= NOPIN_CHUNK_PAGES;
+	for (; busy; busy &= busy - 1) {
+		err = nopin_pin_page(chunk, nopin_page(page, busy), dir, mn);
+		if (err && ret != -EAGAIN)
+			ret = err;
+	}
+	return ret;
+}
+
 /**
  * nopin_pin - take the pins that the I/O in flight has done without
  * @range: range of the pages
@@ -266,7 +272,6 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 	struct mm_struct *mm = range->notifier.mm;
 	unsigned int page, next, dir;
 	int ret = 0, err;
-	u64 busy;
 
 	/* Fork has to see it before it looks at the pages */
 	if (!test_bit(MMF_HAS_PINNED, &mm->flags))
@@ -285,14 +290,9 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 			if (!chunk->used[dir])
 				continue;
 			for (page = first; page < next; page = nopin_next_word(page)) {
-				busy = nopin_busy_bytes(chunk, page, next, dir);
-				for (; busy; busy &= busy - 1) {
-					err = nopin_pin_page(chunk,
-						nopin_page(page % NOPIN_CHUNK_PAGES,
-							   busy), dir, mn);
-					if (err && ret != -EAGAIN)
-						ret = err;
-				}
+				err = nopin_pin_word(chunk, page, next, dir, mn);
+				if (err && ret != -EAGAIN)
+					ret = err;
 			}
 		}
 		if (range->nr_pinned > before)

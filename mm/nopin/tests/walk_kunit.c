@@ -679,9 +679,9 @@ static void test_referenced(struct kunit *test)
 static void expect_there(int line, struct kunit *test, unsigned long addr,
 			 bool there)
 {
-	KUNIT_EXPECT_EQ_MSG(test, nopin_present(current->mm, addr,
-						      NOPIN_TO_DEVICE), there,
-			    "in line %d", line);
+	bool present = nopin_present(current->mm, addr, NOPIN_TO_DEVICE);
+
+	KUNIT_EXPECT_EQ_MSG(test, present, there, "in line %d", line);
 }
 
 /* That there is a page, or none */
