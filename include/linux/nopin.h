@@ -110,6 +110,7 @@ static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 
 #endif /* CONFIG_NOPIN */
 
+#ifdef CONFIG_MMU
 /*
  * Is there I/O on the memory around that a PMD can map? Who takes a part of it away
  * from a large folio would wait for that. As advice is only advice, leave such a
@@ -119,6 +120,7 @@ static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
 {
 	return nopin_mm_busy(mm, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
 }
+#endif
 
 /*
  * Splitting the PMD of anonymous memory leaves each page mapped as it was, but
@@ -127,8 +129,7 @@ static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
 static inline bool nopin_split_is_hint(struct vm_area_struct *vma, pmd_t *pmd,
 				       bool freeze)
 {
-	return IS_ENABLED(CONFIG_NOPIN) && !freeze && vma_is_anonymous(vma) &&
-	       !is_huge_zero_pmd(*pmd);
+	return !freeze && vma_is_anonymous(vma) && !is_huge_zero_pmd(*pmd);
 }
 
 #endif /* _LINUX_NOPIN_H */

@@ -155,8 +155,8 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 }
 
 /* Has I/O used any of the chunks of the pages since they were closed? */
-static bool nopin_used(struct nopin_range *range, unsigned int first,
-		       unsigned int end)
+static bool nopin_any_used(struct nopin_range *range, unsigned int first,
+			   unsigned int end)
 {
 	struct nopin_chunk *chunk;
 
@@ -450,7 +450,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		return true;
 
 	spin_lock(&range->lock);
-	if (!nopin_used(range, first, end)) {
+	if (!nopin_any_used(range, first, end)) {
 		mmu_interval_set_seq(notifier, cur_seq);
 		spin_unlock(&range->lock);
 		goto idle;

@@ -95,8 +95,8 @@ void nopin_window_end(void)
  * mmu_notifier_invalidate_range_start() tells lockdep that any allocation may
  * get there. That is not true of waiting for I/O: allocations come from
  * PF_MEMALLOC context, which never waits, see nopin_patience(). So step out of
- * that map for the moment; otherwise an allocation in submit_bio() would look
- * like a deadlock.
+ * that map for the moment; otherwise an allocation between entering pages
+ * and submit_bio() would look like a deadlock.
  */
 void nopin_window_wait(void)
 {
@@ -375,7 +375,7 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 
 	/* Those around for nothing if it is huge, otherwise when it pays */
 	chunk->walked += end - start;
-	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
+	if (end - start < nr && (ret || chunk->walked >= NOPIN_WALK_ALL) &&
 	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
 				    nopin_addr(range, base + nr))) {
 		nopin_open_pages(chunk, 0, nr, dir);
