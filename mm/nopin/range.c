@@ -375,7 +375,7 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 
 	/* Those around for nothing if it is huge, otherwise when it pays */
 	chunk->walked += end - start;
-	if (end - start < nr && (ret || chunk->walked >= NOPIN_WALK_ALL) &&
+	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
 	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
 				    nopin_addr(range, base + nr))) {
 		nopin_open_pages(chunk, 0, nr, dir);

@@ -332,6 +332,8 @@ run_all()
 {
 	for p in $programs; do
 		echo "@program $p"
+		# Whatever the one before has set
+		put 100 $nopin/rmap_wait_ms
 		begin=$(date +%s)
 		$mnt/bin/"$p" "$@" 2>&1
 		echo "@exit $?"
