@@ -611,8 +611,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 		goto fallback;
 	}
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
-	bio_set_flag(bio, BIO_NOPIN);
-	count_vm_event(NOPIN_BIO);
+	bio_nopin_done(bio);
 	return true;
 
 fallback:

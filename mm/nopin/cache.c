@@ -206,7 +206,7 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 			 * mapped: who unmaps them takes the range lock first.
 			 */
 			for (; young; young &= young - 1) {
-				i = page + __ffs64(young) / NOPIN_PAGE_BITS;
+				i = nopin_page(page, young);
 				folio = page_folio(chunk->bvec[i].bv_page);
 				folio_set_young(folio);
 				folio_set_referenced(folio);
