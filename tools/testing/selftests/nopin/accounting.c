@@ -4,10 +4,6 @@
  * nopin_bio; in pin mode it is the other way round. That holds for I/O that nobody
  * waits for as well (R6, R7, R8).
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -67,7 +63,6 @@ static int do_io(struct target *t, struct ioq *q, char *buf, size_t len, int nr)
 FIXTURE(pins) {
 	struct target t;
 	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_VARIANT(pins) {
@@ -92,13 +87,10 @@ FIXTURE_SETUP(pins)
 {
 	NEED(variant->env);
 	ASSERT_EQ(0, target_open(&self->t, variant->env, 8 * MB));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(pins)
 {
-	if (self->ready)
-		target_close(&self->t);
 }
 
 static void check_pins(struct __test_metadata *_metadata, struct counts *c,
@@ -106,7 +98,7 @@ static void check_pins(struct __test_metadata *_metadata, struct counts *c,
 {
 	EXPECT_EQ(c->acquired, c->released) TH_LOG("%s", what);
 	EXPECT_EQ(0, c->fallback) TH_LOG("%s", what);
-	if (mode_get() == MODE_NOPIN) {
+	if (nopin()) {
 		EXPECT_EQ(0, c->acquired) TH_LOG("%s", what);
 		EXPECT_EQ(bios, c->bio) TH_LOG("%s", what);
 	} else {
@@ -132,7 +124,6 @@ TEST_F_TIMEOUT(pins, engines, 60)
 		check_pins(_metadata, &c, 2 * NR, engine_name[e]);
 		ioq_exit(&q);
 	}
-	mem_put(&m);
 }
 
 /* All kinds of memory do without; and many pieces make one bio */
@@ -167,7 +158,6 @@ TEST_F_TIMEOUT(pins, memory, 60)
 		check_pins(_metadata, &c, variant->segments ? 8 : 1, "vector");
 		mem_put(&m);
 	}
-	ioq_exit(&q);
 }
 
 /* Memory that is not there is brought, not pinned */
@@ -186,7 +176,6 @@ TEST_F(pins, absent)
 	}
 	count_since(&c);
 	check_pins(_metadata, &c, 8, "absent");
-	mem_put(&m);
 }
 
 /* Large transfers, of more than one bio where pages are scattered */
@@ -205,7 +194,7 @@ TEST_F_TIMEOUT(pins, large, 60)
 		count_since(&c);
 		EXPECT_EQ(c.acquired, c.released);
 		EXPECT_EQ(0, c.fallback) TH_LOG("%s", mem_name[kinds[k]]);
-		if (mode_get() == MODE_NOPIN) {
+		if (nopin()) {
 			EXPECT_EQ(0, c.acquired) TH_LOG("%s", mem_name[kinds[k]]);
 			EXPECT_LE(1, c.bio);
 		}
@@ -237,7 +226,7 @@ TEST(btrfs)
 	EXPECT_EQ(0, c.bio);
 	EXPECT_LT(0, c.acquired);
 	EXPECT_EQ(c.acquired, c.released);
-	EXPECT_EQ(mode_get() == MODE_NOPIN, c.fallback);
+	EXPECT_EQ(nopin(), c.fallback);
 	EXPECT_EQ(first + c.fallback, fallback("first"));
 
 	count(&c);
@@ -246,10 +235,7 @@ TEST(btrfs)
 	/* What has just been written it may read through the page cache as well */
 	EXPECT_GE(NR, c.bio);
 	check_pins(_metadata, &c, c.bio, "btrfs");
-	EXPECT_EQ(mode_get() == MODE_NOPIN, c.bio > NR / 2);
-	mem_put(&m);
-	ioq_exit(&q);
-	target_close(&t);
+	EXPECT_EQ(nopin(), c.bio > NR / 2);
 }
 
 /* Polled I/O is like other I/O */
@@ -268,9 +254,6 @@ TEST(polled)
 	EXPECT_EQ(0, do_io(&t, &q, m.p, 16 * KB, NR));
 	count_since(&c);
 	check_pins(_metadata, &c, 2 * NR, "polled");
-	mem_put(&m);
-	ioq_exit(&q);
-	target_close(&t);
 }
 
 /* Polled I/O to a disk that takes its time */
@@ -279,7 +262,6 @@ FIXTURE(slow) {
 	struct slow slow;
 	struct mem m;
 	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_SETUP(slow)
@@ -290,16 +272,10 @@ FIXTURE_SETUP(slow)
 	ASSERT_EQ(0, slow_open(&self->slow, "NOPIN_SLOW_NVME"));
 	ASSERT_EQ(0, ioq_init_flags(&self->q, ENG_URING, 4, IORING_SETUP_IOPOLL));
 	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, 16 * KB));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(slow)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->q);
-	slow_close(&self->slow);
-	mem_put(&self->m);
 	wait_ms_set(DEFAULT_WAIT_MS);
 }
 
@@ -324,7 +300,7 @@ TEST_F_TIMEOUT(slow, polled_in_flight, 60)
 		pinned = vmstat("nopin_pinned");
 		ASSERT_EQ(0, ioq_start(q, 0, self->slow.t.fd, false, m->p, 16 * KB, 0));
 		/* A worker may submit it, in its own time */
-		for (int j = 0; j < 1000 && mode_get() == MODE_NOPIN; j++) {
+		for (int j = 0; j < 1000 && nopin(); j++) {
 			if (vmstat("nopin_bio") != bios)
 				break;
 			usleep(1000);
@@ -337,7 +313,7 @@ TEST_F_TIMEOUT(slow, polled_in_flight, 60)
 				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 		EXPECT_GT(NO_WAIT_MS, now_ms() - start);
 		EXPECT_EQ(wait, vmstat("nopin_wait"));
-		if (mode_get() == MODE_NOPIN)
+		if (nopin())
 			EXPECT_EQ(pinned + 16 * KB / PAGE, vmstat("nopin_pinned"));
 		ASSERT_EQ(1, ioq_reap(q, 1, res));
 		EXPECT_EQ(16 * KB, res[0]);

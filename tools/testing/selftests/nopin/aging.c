@@ -3,31 +3,15 @@
  * R14: memory that only devices use, through translations that are kept, looks
  * as young to reclaim as memory that the processor uses.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/mempolicy.h>
-#include <pthread.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define CGROUP	"/tmp/nopin/cgroup"
 #define BUSY	(24 * MB)
 #define STEPS	40
-
-static int cgroup_put(const char *file, const char *val)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), CGROUP "/aging/%s", file);
-	return sysfs_write(path, val);
-}
 
 /* How much of it is in memory, in percent */
 static int resident(const char *p, size_t len)
@@ -81,7 +65,7 @@ static void *busy_thread(void *arg)
 }
 
 /* In a group of its own, with room for half of what there is. The exit status. */
-static int aging(const char *dev)
+static int aging(struct cgroup *cgroup, const char *dev)
 {
 	struct io_uring ring;
 	struct busy b = { .ring = &ring };
@@ -93,7 +77,7 @@ static int aging(const char *dev)
 	pthread_t th;
 	int ri;
 
-	if (cgroup_put("cgroup.procs", "0"))
+	if (cgroup_put(cgroup, "cgroup.procs", "0"))
 		return 10;
 	/* Reclaim ages the pages of each node by themselves */
 	syscall(SYS_set_mempolicy, MPOL_BIND, &node0, 64UL);
@@ -117,8 +101,7 @@ static int aging(const char *dev)
 	 * comes round is a matter of luck.
 	 */
 	for (int i = 0; i < STEPS; i++) {
-		char *p = mmap(NULL, MB, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *p = anon_map(MB);
 
 		if (p == MAP_FAILED)
 			return 16;
@@ -156,36 +139,31 @@ FIXTURE_TEARDOWN(aging) { }
 
 TEST_F_TIMEOUT(aging, busy_stays, 240)
 {
+	struct cgroup cgroup = {};
 	int status;
 	pid_t pid;
 
 	NEED("NOPIN_RAW");
 	NEED("NOPIN_SWAP");
-	mkdir(CGROUP, 0700);
-	if (mount("none", CGROUP, "cgroup2", 0, NULL) && errno != EBUSY)
-		SKIP(return, "no cgroup2");
-	if (sysfs_write(CGROUP "/cgroup.subtree_control", "+memory"))
+	if (cgroup_make(&cgroup, "memory"))
+		SKIP(return, "no cgroup v2");
+	if (cgroup_put(&cgroup, "memory.max", "56M"))
 		SKIP(return, "no memory controller");
-	mkdir(CGROUP "/aging", 0700);
-	ASSERT_EQ(0, cgroup_put("memory.high", "max"));
-	ASSERT_EQ(0, cgroup_put("memory.max", "56M"));
 	/*
 	 * Where the busy thread does not get to run for a while, its pages are as
 	 * old as others
 	 */
 	for (int i = 0; i < 4; i++) {
 		pid = fork();
-		ASSERT_LE(0, pid);
 		if (!pid)
-			_exit(aging(getenv("NOPIN_RAW")));
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+			_exit(aging(&cgroup, getenv("NOPIN_RAW")));
+		status = child_reap(pid);
 		if (status >> 8 != 1)
 			break;
 	}
 	EXPECT_EQ(0, status >> 8);
 	EXPECT_EQ(0, status & 0x7f);
-	rmdir(CGROUP "/aging");
-	umount(CGROUP);
+	cgroup_remove(&cgroup);
 }
 
 TEST_HARNESS_MAIN

@@ -6,24 +6,13 @@
  * I/O nor pin its pages, this finds wrong bytes in seconds (R1, R13). Some of the
  * memory is that of a file, which is written back, and loses its pages, meanwhile.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/falloc.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
 
 #define BLOCK		(8 * KB)	/* on the disk */
 #define NR_BLOCKS	64		/* of each worker */
@@ -31,7 +20,6 @@
 #define BATCH		16
 #define VICTIM		(512 * KB)
 #define CANARY		MB
-#define KSM		"/sys/kernel/mm/ksm/"
 #define SLOW_MS		60000	/* for a slow machine */
 
 static const struct {
@@ -91,23 +79,14 @@ struct transfer {
 static int run_batch(struct worker *w, struct transfer *tr, unsigned int nr,
 		     bool write, long *res)
 {
-	struct ioq *q = &w->q;
-
 	for (unsigned int i = 0; i < nr; i++) {
-		off_t pos = block_pos(w, tr[i].block);
-		int ret;
+		int ret = ioq_begin(&w->q, i, w->c->t.fd, write, tr[i].p, BLOCK,
+				    block_pos(w, tr[i].block), res);
 
-		if (q->eng == ENG_PSYNC) {
-			res[i] = ioq_rw(q, w->c->t.fd, write, tr[i].p, BLOCK, pos);
-			continue;
-		}
-		ret = ioq_start(q, i, w->c->t.fd, write, tr[i].p, BLOCK, pos);
 		if (ret)
 			return ret;
 	}
-	if (q->eng == ENG_PSYNC)
-		return 0;
-	return ioq_reap(q, nr, res) == (int)nr ? 0 : -EIO;
+	return ioq_end(&w->q, res);
 }
 
 static void work(struct worker *w, uint32_t *r, uint64_t *seed)
@@ -187,45 +166,34 @@ static void hurry(void)
 	setpriority(PRIO_PROCESS, syscall(SYS_gettid), -10);
 }
 
-static void move_some(char *p, size_t nr)
-{
-	void *pages[32];
-	int nodes[32], status[32], to = !mem_node(p);
-
-	for (size_t i = 0; i < nr; i++) {
-		pages[i] = p + i * PAGE;
-		nodes[i] = to;
-	}
-	syscall(SYS_move_pages, 0, nr, pages, nodes, status, 2);
-}
-
 /* Nothing that another thread must not be forked in the middle of */
 static void mangle(struct churn *c, uint32_t *r)
 {
 	struct mem *m = &c->w[rnd(r) % c->nr_workers].m;
+	struct area all = { m->p, m->len, m->fd }, some = all;
 	size_t pages = m->len / PAGE, first = rnd(r) % pages;
 	size_t nr = 1 + rnd(r) % 32;
-	char *p = m->p + first * PAGE;
 
-	if (nr > pages - first)
-		nr = pages - first;
+	some.p += first * PAGE;
+	some.len = (nr > pages - first ? pages - first : nr) * PAGE;
+	some.node = !mem_node(some.p);
 	switch (rnd(r) % 32) {
 	default:
-		move_some(p, nr);
+		op_run(OP_MOVE_PAGES, &some);
 		break;
 	case 16 ... 27:
-		madvise(p, nr * PAGE, MADV_PAGEOUT);
+		op_run(OP_PAGEOUT, &some);
 		break;
 	case 28 ... 29:
-		madvise(m->p, m->len, MADV_COLLAPSE);
+		op_run(OP_COLLAPSE, &all);
 		break;
 	case 30:
 		/* Write protects all of the memory */
-		sysfs_write("/proc/self/clear_refs", "4");
+		op_run(OP_SOFT_DIRTY, &all);
 		break;
 	case 31:
 		if (rnd(r) % 4 == 0)
-			sysfs_write("/proc/sys/vm/compact_memory", "1");
+			op_run(OP_COMPACT, &all);
 		break;
 	}
 	atomic_fetch_add(&c->mangled, 1);
@@ -316,87 +284,57 @@ static void *forker_thread(void *arg)
 
 /* ---- memory that is given back with I/O in flight ---- */
 
-static void *victim_thread(void *arg)
+/* Anonymous memory, or the pages of a file, which are taken away by another way */
+static void *give_up(struct churn *c, bool file)
 {
-	struct churn *c = arg;
+	static const enum op_id how[2][2] = {
+		{ OP_MMAP_OVER, OP_DONTNEED }, { OP_CUT, OP_PUNCH }
+	};
+	const char *what = file ? "file victim" : "victim";
+	off_t pos = DISK + (file ? 2 * VICTIM : 0);	/* nobody's blocks */
 	enum { NR = 16, LEN = VICTIM / NR };
-	uint32_t r = 55;
+	uint32_t r = file ? 44 : 55;
 	struct ioq q;
+	struct mem m;
 
 	hurry();
-	if (ioq_init(&q, ENG_AIO, NR)) {
-		fail(c, "victim: setup");
+	if (ioq_init(&q, ENG_AIO, NR) || (file && mem_get(&m, MEM_SHARED_EXT4, VICTIM))) {
+		fail(c, "%s: setup", what);
 		return NULL;
 	}
 	while (!atomic_load(&c->stop)) {
+		struct area a = { file ? m.p : anon_map(VICTIM), VICTIM, file ? m.fd : -1 };
 		bool write = rnd(&r) & 1;
-		off_t pos = DISK;	/* nobody's blocks */
-		char *p = mmap(NULL, VICTIM, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		enum op_id op = how[file][rnd(&r) & 1];
 
-		if (p == MAP_FAILED)
-			break;
-		memset(p, 0, VICTIM);
+		memset(a.p, 0, VICTIM);
 		for (unsigned int i = 0; i < NR; i++)
-			if (ioq_start(&q, i, c->t.fd, write, p + i * LEN, LEN,
+			if (ioq_start(&q, i, c->t.fd, write, a.p + i * LEN, LEN,
 				      pos + 2 * i * LEN))
-				fail(c, "victim: submission");
-		if (rnd(&r) & 1)
-			madvise(p, VICTIM, MADV_DONTNEED);
-		else
-			mmap(p, VICTIM, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+				fail(c, "%s: submission", what);
+		if (op_run(op, &a))
+			fail(c, "%s: %s: %s", what, ops[op].name, strerror(errno));
 		if (ioq_reap(&q, NR, NULL) != NR)
-			fail(c, "victim: completion");
-		if (byte_check(p, VICTIM, 0) >= 0)
-			fail(c, "victim: a page that was given up changed");
-		munmap(p, VICTIM);
-		atomic_fetch_add(&c->victims, 1);
+			fail(c, "%s: completion", what);
+		if (byte_check(a.p, VICTIM,
+			       ops[op].found == FOUND_GRAB ? GRAB_BYTE : 0) >= 0)
+			fail(c, "%s: a page that was given up changed", what);
+		if (!file)
+			munmap(a.p, VICTIM);
+		atomic_fetch_add(file ? &c->file_victims : &c->victims, 1);
 	}
 	ioq_exit(&q);
 	return NULL;
 }
 
-/* The same with the pages of a file, which are taken away by another way */
+static void *victim_thread(void *arg)
+{
+	return give_up(arg, false);
+}
+
 static void *file_victim_thread(void *arg)
 {
-	struct churn *c = arg;
-	enum { NR = 16, LEN = VICTIM / NR };
-	uint32_t r = 44;
-	struct ioq q;
-	struct mem m;
-
-	hurry();
-	if (ioq_init(&q, ENG_AIO, NR) || mem_get(&m, MEM_SHARED_EXT4, VICTIM)) {
-		fail(c, "file victim: setup");
-		return NULL;
-	}
-	while (!atomic_load(&c->stop)) {
-		bool write = rnd(&r) & 1;
-		off_t pos = DISK + 2 * VICTIM;	/* nobody's blocks */
-		int ret;
-
-		memset(m.p, 0, VICTIM);
-		for (unsigned int i = 0; i < NR; i++)
-			if (ioq_start(&q, i, c->t.fd, write, m.p + i * LEN, LEN,
-				      pos + 2 * i * LEN))
-				fail(c, "file victim: submission");
-		if (rnd(&r) & 1)
-			ret = fallocate(m.fd, FALLOC_FL_PUNCH_HOLE |
-					FALLOC_FL_KEEP_SIZE, 0, VICTIM);
-		else
-			ret = ftruncate(m.fd, 0) ?: ftruncate(m.fd, VICTIM);
-		if (ret)
-			fail(c, "file victim: %s", strerror(errno));
-		if (ioq_reap(&q, NR, NULL) != NR)
-			fail(c, "file victim: completion");
-		if (byte_check(m.p, VICTIM, 0) >= 0)
-			fail(c, "file victim: a page that was given up changed");
-		atomic_fetch_add(&c->file_victims, 1);
-	}
-	mem_put(&m);
-	ioq_exit(&q);
-	return NULL;
+	return give_up(arg, true);
 }
 
 /* Takes free pages, and looks whether they are left alone */
@@ -406,8 +344,7 @@ static void *canary_thread(void *arg)
 	uint32_t r = 33;
 
 	while (!atomic_load(&c->stop)) {
-		char *p = mmap(NULL, CANARY, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *p = anon_map(CANARY);
 
 		if (p == MAP_FAILED)
 			break;
@@ -426,7 +363,6 @@ static void *canary_thread(void *arg)
 FIXTURE(churn) {
 	struct churn c;
 	enum mode mode;
-	bool ready;
 };
 
 FIXTURE_VARIANT(churn) {
@@ -441,8 +377,7 @@ FIXTURE_VARIANT_ADD(churn, throttled) { .env = "NOPIN_CHURN", .ms = 5000 };
 FIXTURE_VARIANT_ADD(churn, raw) { .env = "NOPIN_RAW", .ms = 4000 };
 FIXTURE_VARIANT_ADD(churn, xfs) { .env = "NOPIN_XFS", .ms = 4000 };
 /* Memory of a file among it, which makes everything else wait for its journal */
-FIXTURE_VARIANT_ADD(churn, file) {
-	.env = "NOPIN_RAW", .ms = 6000, .file = true };
+FIXTURE_VARIANT_ADD(churn, file) { .env = "NOPIN_RAW", .ms = 6000, .file = true };
 
 FIXTURE_SETUP(churn)
 {
@@ -465,18 +400,10 @@ FIXTURE_SETUP(churn)
 		/* So that every block has the same to begin with */
 		madvise(w->m.p, w->m.len, MADV_MERGEABLE);
 	}
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(churn)
 {
-	if (!self->ready)
-		return;
-	for (unsigned int i = 0; i < self->c.nr_workers; i++) {
-		ioq_exit(&self->c.w[i].q);
-		mem_put(&self->c.w[i].m);
-	}
-	target_close(&self->c.t);
 }
 
 static int fill_disk(struct churn *c)

@@ -8,16 +8,8 @@
  * A page that a device reads is pinned at once, and the file system then waits as
  * it does with pins.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/fiemap.h>
-#include <linux/fs.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
@@ -26,12 +18,9 @@
 #define STATX_ATTR_DAX	0x00200000
 #endif
 
-#define LEN	FLIGHT_LEN
+#define NR_IO	16
+#define LEN	(2 * MB)
 #define HELD_MS	300	/* longer than an invalidation waits */
-
-enum fs_type { EXT4, XFS };
-
-static const char *const fs_name[] = { "ext4", "xfs" };
 
 /*
  * Blocks and mappings aligned to 2 MiB, or not. XFS keeps no blocks for itself
@@ -52,58 +41,34 @@ static const char *const mkfs[][2] = {
 struct file {
 	int fd;
 	int next;		/* another one, empty */
-	void *space;
 	char *map;
 };
 
 #define NR_FILES	3
 
 struct dax {
-	enum fs_type type;
+	struct fs fs;
 	bool huge;
-	char dir[32];
-	bool mounted;
 	struct file file[NR_FILES];
 };
 
 static int dax_mount(struct dax *d)
 {
-	const char *dev = getenv("NOPIN_PMEM");
 	char path[64];
 
-	if (mount(dev, d->dir, fs_name[d->type], 0, "dax=always"))
-		return -errno;
-	d->mounted = true;
-	if (d->type != EXT4)
-		return 0;
 	/* Let files have all there is */
 	snprintf(path, sizeof(path), "/sys/fs/ext4/%s/reserved_clusters",
-		 strrchr(dev, '/') + 1);
-	return sysfs_write(path, "0");
-}
-
-static int dax_umount(struct dax *d)
-{
-	int ret = 0;
-
-	for (int i = 0; i < 20; i++) {
-		ret = umount(d->dir) ? -errno : 0;
-		if (ret != -EBUSY)
-			break;
-		usleep(20000);
-	}
-	d->mounted = ret;
-	return ret;
+		 strrchr(d->fs.dev, '/') + 1);
+	return (d->fs.mounted ? 0 : fs_mount(&d->fs)) ?:
+	       (d->fs.type == EXT4 ? sysfs_write(path, "0") : 0);
 }
 
 static int dax_open(struct dax *d, const char *name, int nr)
 {
 	char path[64];
-	int fd;
 
-	snprintf(path, sizeof(path), "%s/%s.%d", d->dir, name, nr);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	return fd < 0 ? -errno : fd;
+	snprintf(path, sizeof(path), "%s.%d", name, nr);
+	return fs_open(&d->fs, path);
 }
 
 static int file_map(struct dax *d, int nr)
@@ -113,14 +78,8 @@ static int file_map(struct dax *d, int nr)
 	f->fd = dax_open(d, "file", nr);
 	if (f->fd < 0)
 		return f->fd;
-	f->space = mmap(NULL, LEN + 4 * MB, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (f->space == MAP_FAILED)
-		return -errno;
-	f->map = (char *)ALIGN_UP((unsigned long)f->space, 2 * MB);
-	/* A page off the place where a huge page would be */
-	if (!d->huge)
-		f->map += PAGE;
+	/* A page off the place where a huge page would be, or right there */
+	f->map = space_get(LEN + PAGE, 2 * MB) + (d->huge ? 0 : PAGE);
 	if (mmap(f->map, LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 		 f->fd, 0) == MAP_FAILED)
 		return -errno;
@@ -131,15 +90,10 @@ static void file_unmap(struct dax *d, int nr)
 {
 	struct file *f = &d->file[nr];
 
-	if (f->space != MAP_FAILED)
-		munmap(f->space, LEN + 4 * MB);
-	if (f->fd >= 0)
-		close(f->fd);
-	if (f->next >= 0)
-		close(f->next);
-	f->space = MAP_FAILED;
-	f->fd = -1;
-	f->next = -1;
+	munmap(f->map, LEN);
+	close(f->fd);
+	close(f->next);
+	*f = (struct file) { -1, -1, NULL };
 }
 
 /* Make a file: is it what was asked for? */
@@ -180,94 +134,26 @@ static int file_make(struct dax *d, int nr)
 
 static int dax_set(struct dax *d, enum fs_type type, bool huge)
 {
-	const char *dev = getenv("NOPIN_PMEM");
-	char cmd[256];
-
-	memset(d, 0, sizeof(*d));
-	d->type = type;
 	d->huge = huge;
-	for (int i = 0; i < NR_FILES; i++) {
-		d->file[i].fd = -1;
-		d->file[i].next = -1;
-		d->file[i].space = MAP_FAILED;
-	}
-	/* First what a test that failed may have left */
-	snprintf(cmd, sizeof(cmd),
-		 "umount -l %s 2>/dev/null; %s %s >/tmp/nopin-mkfs.log 2>&1", dev,
-		 mkfs[type][huge], dev);
-	snprintf(d->dir, sizeof(d->dir), "/tmp/nopin-dax-XXXXXX");
-	if (system(cmd)) {
-		note("%s failed", cmd);
-		system("sed 's/^/# /' /tmp/nopin-mkfs.log >&2");
-		return -EIO;
-	}
-	if (!mkdtemp(d->dir))
-		return -errno;
-	return dax_mount(d);
+	for (int i = 0; i < NR_FILES; i++)
+		d->file[i] = (struct file) { -1, -1, NULL };
+	return fs_make(&d->fs, getenv("NOPIN_PMEM"), type, mkfs[type][huge],
+		       "dax=always") ?: dax_mount(d);
 }
 
-static void dax_put(struct dax *d)
+static void dax_unmap(struct dax *d)
 {
 	for (int i = 0; i < NR_FILES; i++)
 		file_unmap(d, i);
-	/* A test that has failed may have files open until its process exits */
-	if (d->mounted && dax_umount(d))
-		umount2(d->dir, MNT_DETACH);
-	rmdir(d->dir);
 }
 
-/* The file system is in order */
-static int dax_fsck(struct dax *d)
-{
-	char cmd[128];
-	int ret;
-
-	for (int i = 0; i < NR_FILES; i++)
-		file_unmap(d, i);
-	ret = dax_umount(d);
-	if (ret)
-		return ret;
-	snprintf(cmd, sizeof(cmd), "%s %s >/dev/null 2>&1",
-		 d->type == EXT4 ? "fsck.ext4 -f -n" : "xfs_repair -n",
-		 getenv("NOPIN_PMEM"));
-	return system(cmd);
-}
-
-/* A file's blocks, by number of page on the device */
-struct blocks {
-	unsigned int nr;
-	uint64_t at[LEN / PAGE];
-};
-
-static int blocks_get(struct blocks *b, int fd)
-{
-	struct {
-		struct fiemap fm;
-		struct fiemap_extent fe[LEN / PAGE];
-	} *map = calloc(1, sizeof(*map));
-	int ret = 0;
-
-	b->nr = 0;
-	map->fm.fm_length = LEN;
-	map->fm.fm_flags = FIEMAP_FLAG_SYNC;
-	map->fm.fm_extent_count = LEN / PAGE;
-	if (ioctl(fd, FS_IOC_FIEMAP, map))
-		ret = -errno;
-	for (unsigned int i = 0; i < map->fm.fm_mapped_extents && !ret; i++)
-		for (uint64_t o = 0; o < map->fe[i].fe_length &&
-		     b->nr < LEN / PAGE; o += PAGE)
-			b->at[b->nr++] = (map->fe[i].fe_physical + o) / PAGE;
-	free(map);
-	return ret;
-}
-
-static unsigned int blocks_common(const struct blocks *a, const struct blocks *b)
+static unsigned int blocks_common(const uint64_t *a, const uint64_t *b)
 {
 	unsigned int common = 0;
 
-	for (unsigned int i = 0; i < a->nr; i++)
-		for (unsigned int j = 0; j < b->nr; j++)
-			common += a->at[i] == b->at[j];
+	for (unsigned int i = 0; i < LEN / PAGE; i++)
+		for (unsigned int j = 0; j < LEN / PAGE; j++)
+			common += a[i] && a[i] == b[j];
 	return common;
 }
 
@@ -288,7 +174,7 @@ static int dax_fill(struct dax *d)
 
 	if (fd < 0)
 		return fd;
-	if (d->type == XFS && ioctl(fd, SET_RESBLKS, &none))
+	if (d->fs.type == XFS && ioctl(fd, SET_RESBLKS, &none))
 		return -errno;
 	for (size_t len = 64 * MB; len >= PAGE; ) {
 		if (!fallocate(fd, 0, pos, len))
@@ -308,7 +194,6 @@ static int dax_fill(struct dax *d)
 FIXTURE(dax) {
 	struct dax d;
 	struct flight f;
-	bool ready;
 };
 
 FIXTURE_VARIANT(dax) {
@@ -326,18 +211,16 @@ FIXTURE_SETUP(dax)
 	NEED("NOPIN_HELD");
 	NEED("NOPIN_PMEM");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, flight_open(&self->f));
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
 	ASSERT_EQ(0, dax_set(&self->d, variant->type, variant->huge));
 	ASSERT_EQ(0, file_make(&self->d, 0));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(dax)
 {
-	if (!self->ready)
-		return;
 	flight_close(&self->f);
-	dax_put(&self->d);
+	dax_unmap(&self->d);
+	fs_put(&self->d.fs);
 }
 
 /* From and to another device, and what was read is there after a remount */
@@ -345,7 +228,6 @@ TEST_F_TIMEOUT(dax, transfer, 60)
 {
 	static const enum engine engines[] = {
 		ENG_PSYNC, ENG_AIO, ENG_URING, ENG_URING_FIXED };
-	bool nopin = mode_get() == MODE_NOPIN;
 	struct dax *d = &self->d;
 	struct target raw;
 	char *map = d->file[0].map;
@@ -363,7 +245,7 @@ TEST_F_TIMEOUT(dax, transfer, 60)
 			/* Pins that last are refused, as they always were */
 			EXPECT_EQ(-EOPNOTSUPP, ring_buffers_flags(&q.ring, &iov, 1,
 								  NULL, 0));
-			if (nopin)
+			if (nopin())
 				ASSERT_EQ(0, ring_buffer(&q.ring, map, LEN));
 		}
 		bios = vmstat("nopin_bio");
@@ -388,7 +270,7 @@ TEST_F_TIMEOUT(dax, transfer, 60)
 		pins = vmstat("nr_foll_pin_acquired") - pins;
 		note("%s: %lu bios without pins, %lu pins", engine_name[q.eng],
 		     bios, pins);
-		if (nopin) {
+		if (nopin()) {
 			EXPECT_LE(2 * (1 + LEN / 2 / (16 * PAGE)), bios);
 			EXPECT_EQ(0, pins);
 		} else {
@@ -402,12 +284,13 @@ TEST_F_TIMEOUT(dax, transfer, 60)
 	ASSERT_EQ(LEN, pread(raw.fd, map, LEN, 0));
 	target_close(&raw);
 	file_unmap(d, 0);
-	ASSERT_EQ(0, dax_umount(d));
+	ASSERT_EQ(0, fs_umount(&d->fs));
 	ASSERT_EQ(0, dax_mount(d));
 	ASSERT_EQ(0, file_map(d, 0));
 	map = d->file[0].map;
 	EXPECT_EQ(-1, pat_check(map, LEN, seed, 0));
-	EXPECT_EQ(0, dax_fsck(d));
+	dax_unmap(d);
+	EXPECT_EQ(0, fs_check(&d->fs));
 }
 
 /*
@@ -415,48 +298,33 @@ TEST_F_TIMEOUT(dax, transfer, 60)
  * at once.
  */
 
-enum cut { CUT_TRUNCATE, CUT_PUNCH, CUT_HALF, NR_CUTS };
-
-static const char *const cut_name[] = { "truncate", "punch", "punch half" };
-
-static int cut_blocks(int fd, enum cut cut)
-{
-	if (cut == CUT_TRUNCATE)
-		return ftruncate(fd, 0);
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-			 cut == CUT_HALF ? LEN / 2 : LEN);
-}
-
 static void cut_run(struct __test_metadata *_metadata, struct dax *d,
-		    struct flight *f, int nr, enum engine eng, enum cut cut,
-		    bool write)
+		    struct flight *f, int nr, enum engine eng, enum op_id op,
+		    size_t gone, bool write)
 {
-	size_t gone = cut == CUT_HALF ? LEN / 2 : LEN, got = 0;
 	unsigned long pins = vmstat("nr_foll_pin_acquired");
-	unsigned long wait = vmstat("nopin_wait") + vmstat("nopin_pinned");
-	struct blocks *old = malloc(sizeof(*old)), *new = malloc(sizeof(*new));
 	char *grab = malloc(LEN), *copy = calloc(1, LEN);
-	bool nopin = mode_get() == MODE_NOPIN;
+	uint64_t old[LEN / PAGE], new[LEN / PAGE];
 	struct file *file = &d->file[nr];
-	unsigned int common;
+	struct area a = { file->map, gone, file->fd };
 	int fd = file->next, done;
-	uint64_t took;
+	unsigned int common;
+	size_t got = 0;
+	long took;
 
 	memset(grab, GRAB_BYTE, LEN);
-	ASSERT_EQ(0, flight_fill(f, 1, 0));
-	f->buf = file->map;
-	ASSERT_EQ(0, flight_engine(f, eng));
+	flight_set(f, file->map, NR_IO, LEN / NR_IO, LEN / NR_IO);
+	ASSERT_EQ(0, flight_engine(f, flight_possible(eng)));
 	/* This one syncs, so a write to the pages has to come after it */
-	ASSERT_EQ(0, blocks_get(old, file->fd));
-	pat_fill(file->map, LEN, 2, 0);
-	ASSERT_EQ(LEN / PAGE, old->nr);
+	ASSERT_EQ(0, file_blocks(file->fd, old, LEN / PAGE, true));
+	ASSERT_EQ(0, flight_prepare(f, write));
+	for (size_t i = 0; i < LEN / PAGE; i++)
+		ASSERT_NE(0, old[i]);
 
 	/* With pins, the file system waits until they are gone */
-	ASSERT_EQ(0, flight_start(f, write, 0, nopin ? GATE_WAIT : GATE_TIME,
-				  HELD_MS));
-	took = now_ms();
-	ASSERT_EQ(0, cut_blocks(file->fd, cut)) TH_LOG("%s", strerror(errno));
-	took = now_ms() - took;
+	ASSERT_EQ(0, flight_start(f, nopin() ? GATE_WAIT : GATE_TIME, HELD_MS));
+	took = op_timed(op, &a);
+	ASSERT_LE(0, took) TH_LOG("%s", strerror(-took));
 	done = flight_done(f);
 	while (got < gone) {
 		ssize_t n = pwrite(fd, grab, gone - got, got);
@@ -467,11 +335,11 @@ static void cut_run(struct __test_metadata *_metadata, struct dax *d,
 	}
 	ASSERT_EQ(0, flight_finish(f));
 	ioq_exit(&f->q);
-	ASSERT_EQ(0, blocks_get(new, fd));
+	ASSERT_EQ(0, file_blocks(fd, new, LEN / PAGE, true));
 	common = blocks_common(old, new);
-	note("%s, %s of the device: %s took %u ms, %d of %d done after it",
-	     engine_name[f->q.eng], write ? "write" : "read", cut_name[cut],
-	     (unsigned int)took, done, FLIGHT_NR);
+	note("%s, %s of the device: %s of %zu pages took %ld ms, %d of %d done after it",
+	     engine_name[f->q.eng], write ? "write" : "read", ops[op].name, gone / PAGE,
+	     took, done, NR_IO);
 	note("%u of %zu pages are the next file's", common, gone / PAGE);
 	/* The file system may need some of them for itself */
 	EXPECT_LT(gone / PAGE * 3 / 4, common);
@@ -480,19 +348,18 @@ static void cut_run(struct __test_metadata *_metadata, struct dax *d,
 	ASSERT_EQ(got, pread(fd, copy, got, 0));
 	EXPECT_EQ(-1, byte_check(copy, got, GRAB_BYTE));
 	memset(copy, 0, LEN);
-	ASSERT_EQ(cut == CUT_TRUNCATE ? 0 : LEN, pread(file->fd, copy, LEN, 0));
+	ASSERT_EQ(op == OP_TRUNCATE ? 0 : LEN, pread(file->fd, copy, LEN, 0));
 	EXPECT_EQ(-1, byte_check(copy, gone, 0));
-	EXPECT_EQ(-1, pat_check(copy + gone, LEN - gone, write ? 2 : 1, gone));
+	EXPECT_EQ(-1, pat_check(copy + gone, LEN - gone, f->seed, gone));
 	if (write)
-		EXPECT_EQ(-1, flight_check(f, 2));
-	if (nopin) {
-		EXPECT_LT(wait, vmstat("nopin_wait") + vmstat("nopin_pinned"));
+		EXPECT_EQ(-1, flight_check_disk(f));
+	if (nopin()) {
+		EXPECT_LT(f->wait + f->pinned,
+			  vmstat("nopin_wait") + vmstat("nopin_pinned"));
 		/* Only what is pinned on behalf */
 		pins = vmstat("nr_foll_pin_acquired") - pins;
 		EXPECT_GE(LEN / PAGE, pins);
 	}
-	free(old);
-	free(new);
 	free(grab);
 	free(copy);
 }
@@ -504,10 +371,11 @@ TEST_F_TIMEOUT(dax, blocks, 120)
 	for (int i = 1; i < NR_FILES; i++)
 		ASSERT_EQ(0, file_make(d, i));
 	ASSERT_EQ(0, dax_fill(d));
-	cut_run(_metadata, d, &self->f, 0, ENG_AIO, CUT_TRUNCATE, false);
-	cut_run(_metadata, d, &self->f, 1, ENG_URING_FIXED, CUT_HALF, false);
-	cut_run(_metadata, d, &self->f, 2, ENG_PSYNC, CUT_PUNCH, true);
-	EXPECT_EQ(0, dax_fsck(d));
+	cut_run(_metadata, d, &self->f, 0, ENG_AIO, OP_TRUNCATE, LEN, false);
+	cut_run(_metadata, d, &self->f, 1, ENG_URING_FIXED, OP_PUNCH, LEN / 2, false);
+	cut_run(_metadata, d, &self->f, 2, ENG_PSYNC, OP_PUNCH, LEN, true);
+	dax_unmap(d);
+	EXPECT_EQ(0, fs_check(&d->fs));
 }
 
 TEST_HARNESS_MAIN

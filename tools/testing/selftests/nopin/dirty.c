@@ -4,12 +4,6 @@
  * is dirty until somebody has saved it (R9). Each test lets go of the memory after
  * the read and looks whether the data comes back.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -19,11 +13,9 @@
 /* Shared mappings of files: the file system writes the pages back */
 
 FIXTURE(file) {
-	struct gate gate;
+	struct flight f;
 	struct target raw;
 	struct mem m;
-	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_VARIANT(file) {
@@ -31,32 +23,24 @@ FIXTURE_VARIANT(file) {
 	const char *env;
 };
 
-FIXTURE_VARIANT_ADD(file, ext4) {
-	.kind = MEM_SHARED_EXT4, .env = "NOPIN_EXT4" };
-FIXTURE_VARIANT_ADD(file, xfs) {
-	.kind = MEM_SHARED_XFS, .env = "NOPIN_XFS" };
+FIXTURE_VARIANT_ADD(file, ext4) { .kind = MEM_SHARED_EXT4, .env = "NOPIN_EXT4" };
+FIXTURE_VARIANT_ADD(file, xfs) { .kind = MEM_SHARED_XFS, .env = "NOPIN_XFS" };
 
 FIXTURE_SETUP(file)
 {
 	NEED("NOPIN_RAW");
 	NEED("NOPIN_HELD");
 	NEED(variant->env);
-	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
 	ASSERT_EQ(0, target_open(&self->raw, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
-	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, 64));
-	self->ready = true;
+	flight_set(&self->f, self->m.p, 32, LEN / 32, LEN / 32);
+	ASSERT_EQ(0, flight_engine(&self->f, ENG_AIO));
 }
 
 FIXTURE_TEARDOWN(file)
 {
-	if (!self->ready)
-		return;
-	gate_open(&self->gate);
-	ioq_exit(&self->q);
-	gate_exit(&self->gate);
-	mem_put(&self->m);
-	target_close(&self->raw);
+	flight_close(&self->f);
 }
 
 enum state { ST_CLEAN, ST_DIRTY, ST_ABSENT, ST_READ, NR_STATES };
@@ -95,8 +79,8 @@ TEST_F(file, read)
 	for (int i = 0; i < NR_STATES; i++) {
 		ASSERT_EQ(0, target_fill(&self->raw, LEN, SEED + i, 0));
 		ASSERT_EQ(0, set_state(&self->m, i));
-		ASSERT_EQ(LEN, ioq_rw(&self->q, self->raw.fd, false, self->m.p,
-				      LEN, 0));
+		ASSERT_EQ(LEN, ioq_rw(&self->f.q, self->raw.fd, false,
+				      self->m.p, LEN, 0));
 		ASSERT_EQ(-1, check_file(&self->m, SEED + i))
 			TH_LOG("%s", state_name[i]);
 	}
@@ -133,40 +117,30 @@ static void *syncer_thread(void *arg)
 
 TEST_F_TIMEOUT(file, sync_in_flight, 60)
 {
-	enum { NR = 32, CHUNK = LEN / NR };
 	unsigned long wait = vmstat("nopin_wait");
 	struct syncer s = { .m = &self->m };
-	struct gate *gate = &self->gate;
-	bool nopin = mode_get() == MODE_NOPIN;
+	struct flight *f = &self->f;
 	pthread_t th;
 
 	ASSERT_EQ(0, pthread_create(&th, NULL, syncer_thread, &s));
 	for (int round = 0; round < NR_STATES; round++) {
-		/* Written there with gaps, so that it stays one read each */
-		for (int i = 0; i < NR; i++)
-			pat_fill(self->m.p + i * CHUNK, CHUNK, round, i * CHUNK);
-		for (int i = 0; i < NR; i++)
-			ASSERT_EQ(CHUNK, pwrite(gate->t.bfd, self->m.p + i * CHUNK,
-						CHUNK, 2 * i * CHUNK));
-		ASSERT_EQ(0, fsync(gate->t.bfd));
+		f->seed++;
+		ASSERT_EQ(0, flight_fill_disk(f));
 		ASSERT_EQ(0, set_state(&self->m, round));
-		/* The sync waits for them */
-		ASSERT_EQ(0, gate_shut(gate, nopin ? GATE_WAIT : GATE_TIME, 20));
-		for (int i = 0; i < NR; i++)
-			ASSERT_EQ(0, ioq_start(&self->q, i, gate->t.fd, false,
-					       self->m.p + i * CHUNK, CHUNK,
-					       2 * i * CHUNK));
-		ASSERT_EQ(NR, ioq_reap(&self->q, NR, NULL));
+		/* The sync waits for them, so not all may be held at a time */
+		ASSERT_EQ(0, gate_shut(&f->gate, nopin() ? GATE_WAIT : GATE_TIME, 20));
+		ASSERT_EQ(0, flight_submit(f));
+		ASSERT_EQ(0, flight_reap(f));
 		if (round == NR_STATES - 1) {
 			atomic_store(&s.stop, true);
 			ASSERT_EQ(0, pthread_join(th, NULL));
 		}
-		ASSERT_EQ(-1, check_file(&self->m, round))
+		ASSERT_EQ(-1, check_file(&self->m, f->seed))
 			TH_LOG("%s", state_name[round]);
 	}
 	note("%lu syncs", s.syncs);
 	EXPECT_EQ(0, s.failed);
-	if (nopin)
+	if (nopin())
 		EXPECT_GT(vmstat("nopin_wait"), wait);
 }
 
@@ -179,7 +153,6 @@ FIXTURE(swap) {
 	struct target t;
 	struct mem m;
 	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_VARIANT(swap) {
@@ -198,15 +171,10 @@ FIXTURE_SETUP(swap)
 	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, 2 * LEN));
 	ASSERT_EQ(0, ioq_init(&self->q, ENG_PSYNC, 1));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(swap)
 {
-	if (!self->ready)
-		return;
-	mem_put(&self->m);
-	target_close(&self->t);
 }
 
 /* Read into the first half, then have all of the memory reclaimed */
@@ -280,8 +248,6 @@ TEST(shmem_clean)
 	ASSERT_EQ(-1, byte_check(m.p, 2 * LEN, 0));
 	read_and_reclaim(_metadata, &t, &q, &m);
 	EXPECT_EQ(-1, byte_check(m.p + LEN, LEN, 0));
-	mem_put(&m);
-	target_close(&t);
 }
 
 TEST_HARNESS_MAIN

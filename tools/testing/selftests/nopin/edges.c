@@ -1,29 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who has to do with the memory of direct I/O, but need not wait for it, or not for
- * long: a wait must buy something, and is bounded for the whole operation. And
- * what I/O leaves behind, what it refuses, and when it begins to do without pins.
+ * Operations on the memory of direct I/O that need not wait for it, or not for long:
+ * a wait must buy something, and is bounded for the whole operation. And what I/O
+ * leaves behind, what it refuses, and when it begins to do without pins.
  *
  * With pins nobody ever waits, so in pin mode all of it is asked for as well, unless
  * a test says otherwise. I/O is held by a gate: it is in flight for as long as
- * a test wants, and whoever waits for it waits as long as it is allowed to.
+ * a test wants, and an operation that waits for it waits as long as it is allowed to.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <sched.h>
-#include <signal.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include "edges.h"
+#include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define FIRST_IOS	"/sys/kernel/mm/nopin/first_ios"
-#define SLAB		"/sys/kernel/slab/nopin_chunk/"
-
-/* Who waits for this long has waited for the I/O; who does not is done in a quarter */
+/* A wait for the I/O takes this long; without one an operation is done in a quarter */
 #define WAIT_MS		(with_lockdep() ? 20000U : 5000U)
 #define AT_ONCE_MS	(WAIT_MS / 4)
 
@@ -33,6 +24,11 @@
  */
 #define BOUND_WAIT_MS	(with_lockdep() ? 500U : DEFAULT_WAIT_MS)
 #define BOUND_MS	(2 * BOUND_WAIT_MS + (with_lockdep() ? 2000U : 100U))
+
+#define MAX_IO		20
+#define BUF_IO		(16 * KB)
+#define BUF_NR		16
+#define BUF_LEN		(BUF_NR * BUF_IO)
 
 #define EXPECT_AT_ONCE(what, ms)					\
 do {									\
@@ -45,88 +41,45 @@ do {									\
 #define TEST_60(group, name, call)					\
 	TEST_F_TIMEOUT(group, name, 60) { call; }
 
-/* ---- what is done to memory, or to the file that is mapped there ---- */
-
-struct area {
-	char *p;
-	size_t len;
-	int fd;
-};
-
-static int do_mremap(struct area *a)
+/*
+ * All that comes before the transfers. Others go first, as the first I/O into some
+ * memory may be special. They use a ring: a process that ends does not wait for it.
+ */
+static int prepare(struct flight *f, char *p, unsigned int nr, size_t len, size_t step)
 {
-	char *to = mmap(NULL, a->len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (to == MAP_FAILED ||
-	    mremap(a->p, a->len, a->len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		return -1;
-	a->p = to;
-	return 0;
+	flight_set(f, p, nr, len, step);
+	return flight_engine(f, ENG_URING) ?: flight_submit(f) ?: flight_reap(f) ?:
+	       flight_prepare(f, f->write);
 }
 
-/* What is there afterwards */
-enum after { KEPT, ZEROS, EITHER, GONE };
-
-#define DO(name, call)	static int run_##name(struct area *a) { return call; }
-DO(munmap, munmap(a->p, a->len))
-DO(mprotect, mprotect(a->p, a->len, PROT_READ))
-DO(mremap, do_mremap(a))
-DO(mlock, mlock(a->p, a->len))
-DO(dontneed, madvise(a->p, a->len, MADV_DONTNEED))
-DO(free, madvise(a->p, a->len, MADV_FREE))
-DO(cold, madvise(a->p, a->len, MADV_COLD))
-DO(fsync, fsync(a->fd))
-DO(truncate, ftruncate(a->fd, 0))
-DO(punch, fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE))
-DO(exit, (_exit(0), 0))
-DO(exec, execl("/proc/self/exe", "edges", "--exit", NULL))
-
-enum op_id {
-	OP_munmap, OP_mprotect, OP_mremap, OP_mlock, OP_dontneed, OP_free, OP_cold,
-	OP_fsync, OP_truncate, OP_punch, OP_exit, OP_exec,
-};
-
-/* In the order of the numbers */
-#define ROW(name, inside, after)	{ #name, run_##name, inside, after }
-static const struct op {
-	const char *name;
-	int (*run)(struct area *a);
-	bool inside;		/* the process does it to itself */
-	enum after after;
-} ops[] = {
-	ROW(munmap, true, GONE),
-	ROW(mprotect, true, KEPT),
-	ROW(mremap, true, KEPT),
-	ROW(mlock, true, KEPT),
-	ROW(dontneed, true, ZEROS),
-	ROW(free, true, EITHER),
-	ROW(cold, true, KEPT),
-	ROW(fsync, false, KEPT),
-	ROW(truncate, false, ZEROS),
-	ROW(punch, false, ZEROS),
-	ROW(exit, true, GONE),
-	ROW(exec, true, GONE),
-};
-
-/* The time it takes, in ms, or -errno */
-static long timed(const struct op *op, struct area *a)
+/* They are in flight on return. In nopin mode, without pins. */
+static int go(struct flight *f)
 {
-	uint64_t start = now_ms();
+	unsigned long bios = vmstat("nopin_bio");
+	int ret = flight_start(f, GATE_ASKED, 0);
 
-	if (op->run(a))
-		return -errno;
-	return now_ms() - start;
+	if (!ret && nopin() && vmstat("nopin_bio") - bios < f->nr) {
+		note("pinned to begin with, this says nothing");
+		ret = -ENODATA;
+	}
+	return ret;
 }
 
 /* ---- bound: as long as anybody may wait, and not once for each place ---- */
 
 struct mapper {
-	struct io io;
+	struct flight f;
 	int fd;
 	unsigned int places, nr;
 	struct proc proc[MAX_IO];
-	const struct op *op;
+	enum op_id op;
 };
+
+/* Does the process do it to itself, or another one to the file? */
+static bool is_inside(enum op_id op)
+{
+	return op == OP_MUNMAP || op == OP_EXIT;
+}
 
 /* The first page of the file at so many places, and a read into each */
 static void mapper_main(int in, int out, void *arg)
@@ -135,21 +88,20 @@ static void mapper_main(int in, int out, void *arg)
 	struct area a = { .fd = m->fd, .len = m->places * GB };
 	int ret = 0;
 
-	a.p = mmap(NULL, a.len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		   -1, 0);
+	a.p = space_get(a.len, PAGE);
 	for (size_t i = 0; i < m->places && !ret; i++)
 		if (mmap(a.p + i * GB, PAGE, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_FIXED, m->fd, 0) == MAP_FAILED)
 			ret = -errno;
-	say(out, ret ?: io_prepare(&m->io, a.p, m->places, PAGE, GB));
+	say(out, ret ?: prepare(&m->f, a.p, m->places, PAGE, GB));
 	await(in);
-	say(out, io_submit_all(&m->io));
+	say(out, flight_submit(&m->f));
 	await(in);
-	if (m->op->inside) {
-		say(out, timed(m->op, &a));
+	if (is_inside(m->op)) {
+		say(out, op_timed(m->op, &a));
 		await(in);
 	}
-	say(out, io_reap_all(&m->io));
+	say(out, flight_reap(&m->f));
 }
 
 FIXTURE(bound) {
@@ -172,23 +124,23 @@ FIXTURE_SETUP(bound)
 	m->fd = open(getenv("NOPIN_EXT4"), O_RDWR | O_TMPFILE, 0600);
 	ASSERT_LE(0, m->fd);
 	ASSERT_EQ(0, ftruncate(m->fd, PAGE));
-	ASSERT_EQ(0, io_open(&m->io, "NOPIN_HELD", false, BOUND_WAIT_MS));
-	m->io.same = true;
+	ASSERT_EQ(0, wait_ms_set(BOUND_WAIT_MS));
+	ASSERT_EQ(0, flight_open(&m->f, "NOPIN_HELD"));
+	m->f.same = true;
 	m->places = variant->places;
 	m->nr = variant->processes;
 }
 
 FIXTURE_TEARDOWN(bound)
 {
-	io_close(&self->m.io);
-	close(self->m.fd);
+	flight_close(&self->m.f);
 }
 
-static void bound_run(struct __test_metadata *_metadata, struct mapper *m,
-		      const struct op *op)
+static void bound_run(struct __test_metadata *_metadata, struct mapper *m, enum op_id op)
 {
 	unsigned int n = m->nr * m->places;
-	struct area a = { .fd = m->fd };
+	struct area a = { .fd = m->fd, .len = PAGE };
+	struct gate *gate = &m->f.gate;
 	char buf[PAGE] = "";
 	unsigned long bios;
 	long most = 0;
@@ -199,41 +151,41 @@ static void bound_run(struct __test_metadata *_metadata, struct mapper *m,
 		ASSERT_EQ(0, hear(&m->proc[i]));
 	}
 	bios = vmstat("nopin_bio");
-	ASSERT_EQ(0, gate_shut(&m->io.gate, GATE_ASKED, 0));
+	ASSERT_EQ(0, gate_shut(gate, GATE_ASKED, 0));
 	for (unsigned int i = 0; i < m->nr; i++) {
 		ASSERT_EQ(0, tell(&m->proc[i]));
 		ASSERT_EQ(0, hear(&m->proc[i]));
 	}
-	ASSERT_EQ(0, gate_held(&m->io.gate, n));
+	ASSERT_EQ(0, gate_held(gate, n));
 	if (nopin())
 		ASSERT_LE(n, vmstat("nopin_bio") - bios);
 
 	/* Another process does it; or each of them does, and has its own bound */
-	if (!op->inside)
-		most = timed(op, &a);
+	if (!is_inside(op))
+		most = op_timed(op, &a);
 	for (unsigned int i = 0; i < m->nr; i++) {
 		uint64_t start = now_ms();
 		long took;
 
 		ASSERT_EQ(0, tell(&m->proc[i]));
-		if (!op->inside)
+		if (!is_inside(op))
 			continue;
 		took = hear(&m->proc[i]);
-		if (op == &ops[OP_exit] && took == -EPIPE)
+		if (op == OP_EXIT && took == -EPIPE)
 			took = now_ms() - start;
 		ASSERT_LE(0, took);
 		if (took > most)
 			most = took;
 	}
-	note("%s, %u reads in flight: %ld ms", op->name, n, most);
+	note("%s, %u reads in flight: %ld ms", ops[op].name, n, most);
 	EXPECT_LE(0, most);
 	EXPECT_GE(BOUND_MS, most);
-	EXPECT_EQ(0, gate_held(&m->io.gate, n));
-	ASSERT_EQ(0, gate_idle(&m->io.gate));
+	EXPECT_EQ(0, gate_held(gate, n));
+	ASSERT_EQ(0, gate_idle(gate));
 	for (unsigned int i = 0; i < m->nr; i++) {
-		if (op->inside && op != &ops[OP_exit])
+		if (op == OP_MUNMAP)
 			tell(&m->proc[i]);
-		EXPECT_EQ(op == &ops[OP_exit] ? -EPIPE : 0, hear(&m->proc[i]));
+		EXPECT_EQ(op == OP_EXIT ? -EPIPE : 0, hear(&m->proc[i]));
 		EXPECT_EQ(0, proc_wait(&m->proc[i]));
 	}
 	EXPECT_EQ(0, pins_left());
@@ -241,15 +193,15 @@ static void bound_run(struct __test_metadata *_metadata, struct mapper *m,
 	/* What the file has now */
 	ASSERT_EQ(0, ftruncate(m->fd, PAGE));
 	ASSERT_EQ(PAGE, pread(m->fd, buf, PAGE, 0));
-	EXPECT_EQ(-1, op->after == ZEROS ? byte_check(buf, PAGE, 0) :
-					   pat_check(buf, PAGE, m->io.seed, 0));
+	EXPECT_EQ(-1, ops[op].found == FOUND_ZEROS ? byte_check(buf, PAGE, 0) :
+						     pat_check(buf, PAGE, m->f.seed, 0));
 }
 
-TEST_60(bound, fsync, bound_run(_metadata, &self->m, &ops[OP_fsync]))
-TEST_60(bound, truncate, bound_run(_metadata, &self->m, &ops[OP_truncate]))
-TEST_60(bound, punch, bound_run(_metadata, &self->m, &ops[OP_punch]))
-TEST_60(bound, munmap, bound_run(_metadata, &self->m, &ops[OP_munmap]))
-TEST_60(bound, exit, bound_run(_metadata, &self->m, &ops[OP_exit]))
+TEST_60(bound, fsync, bound_run(_metadata, &self->m, OP_FSYNC))
+TEST_60(bound, truncate, bound_run(_metadata, &self->m, OP_TRUNCATE))
+TEST_60(bound, punch, bound_run(_metadata, &self->m, OP_PUNCH))
+TEST_60(bound, munmap, bound_run(_metadata, &self->m, OP_MUNMAP))
+TEST_60(bound, exit, bound_run(_metadata, &self->m, OP_EXIT))
 
 /*
  * ---- neighbour: other parts of a huge page have nothing to do with the I/O;
@@ -257,7 +209,7 @@ TEST_60(bound, exit, bound_run(_metadata, &self->m, &ops[OP_exit]))
  */
 
 struct held {
-	struct io io;
+	struct flight f;
 	struct grab grab;
 	struct mem m;
 	struct target t;	/* of I/O that goes through something else */
@@ -267,7 +219,7 @@ static int held_open(struct held *h, bool write)
 {
 	/* Pages that are freed are the first to be used again on the same processor */
 	pin_to_cpu(0);
-	return io_open(&h->io, "NOPIN_HELD", write, WAIT_MS) ?:
+	return wait_ms_set(WAIT_MS) ?: flight_open(&h->f, "NOPIN_HELD") ?:
 	       grab_init(&h->grab, MEM_ANON, 2 * BUF_LEN);
 }
 
@@ -280,10 +232,11 @@ FIXTURE_SETUP(name)							\
 {									\
 	NEED("NOPIN_HELD");						\
 	ASSERT_EQ(0, held_open(&self->h, variant->write));		\
+	self->h.f.write = variant->write;				\
 }									\
 FIXTURE_TEARDOWN(name)							\
 {									\
-	io_close(&self->h.io);						\
+	flight_close(&self->h.f);					\
 	grab_exit(&self->h.grab);					\
 }
 
@@ -294,12 +247,12 @@ HELD(atonce)
 
 /* Something is done to all of the buffer; or to the end of a huge page beside it */
 static void held_run(struct __test_metadata *_metadata, struct held *h, bool beside,
-		     const struct op *op)
+		     enum op_id op)
 {
-	struct io *io = &h->io;
-	struct mem *m = &h->m;
 	size_t step = beside ? 2 * BUF_IO : BUF_IO;
+	struct flight *f = &h->f;
 	struct area a = { .fd = -1 };
+	struct mem *m = &h->m;
 	long took;
 
 	ASSERT_EQ(0, beside ? mem_get(m, MEM_THP, 2 * MB) :
@@ -307,43 +260,43 @@ static void held_run(struct __test_metadata *_metadata, struct held *h, bool bes
 	a.len = beside ? NEXT : BUF_LEN;
 	a.p = m->p + m->len - a.len;
 	memset(m->p, GRAB_BYTE, m->len);
-	ASSERT_EQ(0, io_prepare(io, m->p, BUF_NR, BUF_IO, step));
+	ASSERT_EQ(0, prepare(f, m->p, BUF_NR, BUF_IO, step));
 	if (beside)
 		ASSERT_TRUE(mem_is_huge(m->p));
-	ASSERT_EQ(0, io_go(io));
-	took = timed(op, &a);
-	EXPECT_AT_ONCE(op->name, took);
+	ASSERT_EQ(0, go(f));
+	took = op_timed(op, &a);
+	EXPECT_AT_ONCE(ops[op].name, took);
 	/* What was freed belongs to somebody else now */
 	ASSERT_EQ(0, grab_fill(&h->grab));
-	EXPECT_EQ(0, gate_held(&io->gate, BUF_NR));
-	ASSERT_EQ(0, io_finish(io));
+	EXPECT_EQ(0, gate_held(&f->gate, BUF_NR));
+	ASSERT_EQ(0, flight_finish(f));
 	EXPECT_EQ(-1, grab_check(&h->grab));
 
-	if (io->write)
-		EXPECT_EQ(-1, io_check_disk(io, false));
+	if (f->write)
+		EXPECT_EQ(-1, flight_check_disk(f));
 	for (int i = 0; i < BUF_NR && beside; i++)
-		EXPECT_EQ(-1, byte_check(io->p + i * step + BUF_IO, BUF_IO, GRAB_BYTE));
+		EXPECT_EQ(-1, byte_check(m->p + i * step + BUF_IO, BUF_IO, GRAB_BYTE));
 	if (beside)
-		EXPECT_EQ(-1, io_check(io, true));
-	if (op->after == KEPT)
+		EXPECT_EQ(-1, flight_check(f, m->p, true));
+	if (ops[op].found == FOUND_DATA)
 		EXPECT_EQ(-1, byte_check(a.p, a.len, GRAB_BYTE));
-	if (op->after == ZEROS)
+	if (ops[op].found == FOUND_ZEROS)
 		EXPECT_EQ(-1, byte_check(a.p, a.len, 0));
 	EXPECT_EQ(0, pins_left());
 }
 
-#define HELD_TEST(group, op, beside)					\
-	TEST_60(group, op, held_run(_metadata, &self->h, beside, &ops[OP_##op]))
+#define HELD_TEST(group, name, op, beside)				\
+	TEST_60(group, name, held_run(_metadata, &self->h, beside, op))
 
-HELD_TEST(neighbour, munmap, true)
-HELD_TEST(neighbour, mprotect, true)
-HELD_TEST(neighbour, mremap, true)
-HELD_TEST(neighbour, mlock, true)
-HELD_TEST(neighbour, dontneed, true)
-HELD_TEST(neighbour, free, true)
-HELD_TEST(neighbour, cold, true)
-HELD_TEST(atonce, munmap, false)
-HELD_TEST(atonce, dontneed, false)
+HELD_TEST(neighbour, munmap, OP_MUNMAP, true)
+HELD_TEST(neighbour, mprotect, OP_PROTECT_READ, true)
+HELD_TEST(neighbour, mremap, OP_MREMAP, true)
+HELD_TEST(neighbour, mlock, OP_MLOCK, true)
+HELD_TEST(neighbour, dontneed, OP_DONTNEED, true)
+HELD_TEST(neighbour, free, OP_FREE, true)
+HELD_TEST(neighbour, cold, OP_COLD, true)
+HELD_TEST(atonce, munmap, OP_MUNMAP, false)
+HELD_TEST(atonce, dontneed, OP_DONTNEED, false)
 
 /*
  * A child has memory of its own, with what was there when it was born. If the device
@@ -351,17 +304,31 @@ HELD_TEST(atonce, dontneed, false)
  */
 static void child_main(int in, int out, void *arg)
 {
-	struct io *io = arg;
+	struct flight *f = arg;
 	uint64_t start;
 
 	await(in);
 	start = now_ms();
-	if (io->write)
-		memset(io->p, GRAB_BYTE, BUF_LEN);
+	if (f->write)
+		memset(f->buf, GRAB_BYTE, BUF_LEN);
 	say(out, now_ms() - start);
 	await(in);
-	say(out, io->write ? byte_check(io->p, BUF_LEN, GRAB_BYTE) :
-			     io_check(io, false));
+	say(out, f->write ? byte_check(f->buf, BUF_LEN, GRAB_BYTE) :
+			    flight_check(f, f->buf, false));
+}
+
+/* Does the disk have what the transfers wrote, or the pattern of another seed? */
+static bool disk_mixed(struct flight *f, uint64_t other)
+{
+	static char disk[2 * BUF_LEN];
+	uint64_t seeds[] = { f->seed, other };
+
+	if (target_read(f->t, disk, sizeof(disk), 0))
+		return false;
+	for (size_t i = 0; i < BUF_NR; i++)
+		if (!pat_mixed(disk + 2 * i * BUF_IO, BUF_IO, seeds, 2, i * BUF_IO))
+			return false;
+	return true;
 }
 
 /*
@@ -372,38 +339,40 @@ static void child_main(int in, int out, void *arg)
 static void child_run(struct __test_metadata *_metadata, struct held *h, bool before,
 		      bool parent)
 {
-	struct io *io = &h->io;
+	struct flight *f = &h->f;
+	uint64_t other = f->seed + 1;
 	struct proc child;
 	uint64_t start;
 	long took;
 
-	if (before && !io->write)
+	if (before && !f->write)
 		SKIP(return, "what a device writes to is not shared");
 	ASSERT_EQ(0, mem_get(&h->m, MEM_ANON, BUF_LEN));
-	ASSERT_EQ(0, io_prepare(io, h->m.p, BUF_NR, BUF_IO, BUF_IO));
+	ASSERT_EQ(0, prepare(f, h->m.p, BUF_NR, BUF_IO, BUF_IO));
 	if (before)
-		ASSERT_EQ(0, proc_start(&child, child_main, io));
-	ASSERT_EQ(0, io_go(io));
+		ASSERT_EQ(0, proc_start(&child, child_main, f));
+	ASSERT_EQ(0, go(f));
 	start = now_ms();
 	if (!before)
-		ASSERT_EQ(0, proc_start(&child, child_main, io));
+		ASSERT_EQ(0, proc_start(&child, child_main, f));
 	if (parent)
-		memset(io->p, GRAB_BYTE, BUF_LEN);
+		pat_fill(f->buf, BUF_LEN, other, 0);
 	took = now_ms() - start;
 	EXPECT_AT_ONCE(parent ? "COW by the parent" : "fork", took);
 	ASSERT_EQ(0, tell(&child));
 	took = hear(&child);
 	EXPECT_AT_ONCE("COW by the child", took);
-	EXPECT_EQ(0, gate_held(&io->gate, 1));
-	ASSERT_EQ(0, io_finish(io));
+	EXPECT_EQ(0, gate_held(&f->gate, 1));
+	ASSERT_EQ(0, flight_finish(f));
 
 	ASSERT_EQ(0, tell(&child));
 	EXPECT_EQ(-1, hear(&child));
 	EXPECT_EQ(0, proc_wait(&child));
 	/* The parent sees the data */
-	EXPECT_EQ(-1, parent ? byte_check(io->p, BUF_LEN, GRAB_BYTE) : io_check(io, true));
-	if (io->write)
-		EXPECT_EQ(-1, io_check_disk(io, parent));
+	EXPECT_EQ(-1, parent ? pat_check(f->buf, BUF_LEN, other, 0) :
+			       flight_check(f, f->buf, true));
+	if (f->write)
+		EXPECT_TRUE(parent ? disk_mixed(f, other) : flight_check_disk(f) == -1);
 	EXPECT_EQ(0, pins_left());
 }
 
@@ -417,15 +386,16 @@ TEST_60(atonce, cow_parent, child_run(_metadata, &self->h, true, true))
  * ends.
  */
 struct ender {
-	struct io *io;
-	const struct op *op;
+	struct flight *f;
+	enum op_id op;
+	int ret;
 };
 
 static int starter_main(void *arg)
 {
-	struct io *io = arg;
+	struct ender *e = arg;
 
-	io->ret = io_go(io);
+	e->ret = go(e->f);
 	return 0;
 }
 
@@ -435,28 +405,28 @@ static void ender_main(int in, int out, void *arg)
 	struct ender *e = arg;
 	struct mem m;
 	int ret = mem_get(&m, MEM_ANON, BUF_LEN) ?:
-		  io_prepare(e->io, m.p, BUF_NR, BUF_IO, BUF_IO);
+		  prepare(e->f, m.p, BUF_NR, BUF_IO, BUF_IO);
 
 	if (!ret) {
 		waitpid(clone(starter_main, stack + sizeof(stack),
-			      CLONE_VM | CLONE_VFORK | SIGCHLD, e->io), NULL, 0);
-		ret = e->io->ret;
+			      CLONE_VM | CLONE_VFORK | SIGCHLD, e), NULL, 0);
+		ret = e->ret;
 	}
 	say(out, ret);
 	await(in);
-	e->op->run(NULL);
+	ops[e->op].run(NULL);
 	_exit(1);
 }
 
-static void ender_run(struct __test_metadata *_metadata, struct held *h,
-		      const struct op *op)
+static void ender_run(struct __test_metadata *_metadata, struct held *h, enum op_id op)
 {
-	struct io *io = &h->io;
-	struct ender e = { io, op };
+	struct flight *f = &h->f;
+	struct ender e = { f, op };
 	struct proc p;
 	uint64_t start;
 	long took;
 
+	flight_set(f, NULL, BUF_NR, BUF_IO, BUF_IO);
 	ASSERT_EQ(0, proc_start(&p, ender_main, &e));
 	ASSERT_EQ(0, hear(&p));
 	start = now_ms();
@@ -464,21 +434,19 @@ static void ender_run(struct __test_metadata *_metadata, struct held *h,
 	/* Closed after the memory is gone */
 	ASSERT_EQ(-EPIPE, hear(&p));
 	took = now_ms() - start;
-	EXPECT_AT_ONCE(op->name, took);
+	EXPECT_AT_ONCE(ops[op].name, took);
 	ASSERT_EQ(0, grab_fill(&h->grab));
-	EXPECT_EQ(0, gate_held(&io->gate, BUF_NR));
-	ASSERT_EQ(0, gate_idle(&io->gate));
+	EXPECT_EQ(0, gate_held(&f->gate, BUF_NR));
+	ASSERT_EQ(0, gate_idle(&f->gate));
 	EXPECT_EQ(0, proc_wait(&p));
 	EXPECT_EQ(-1, grab_check(&h->grab));
-	io->nr = BUF_NR;
-	io->len = BUF_IO;
-	if (io->write)
-		EXPECT_EQ(-1, io_check_disk(io, false));
+	if (f->write)
+		EXPECT_EQ(-1, flight_check_disk(f));
 	EXPECT_EQ(0, pins_left());
 }
 
-TEST_60(atonce, exit, ender_run(_metadata, &self->h, &ops[OP_exit]))
-TEST_60(atonce, exec, ender_run(_metadata, &self->h, &ops[OP_exec]))
+TEST_60(atonce, exit, ender_run(_metadata, &self->h, OP_EXIT))
+TEST_60(atonce, exec, ender_run(_metadata, &self->h, OP_EXEC))
 
 /* ---- other: I/O that depends on somebody is never waited for, nor pinned ---- */
 
@@ -508,55 +476,55 @@ FIXTURE_VARIANT_ADD(other, fat) { .env = "NOPIN_HELD_FAT" };
 
 FIXTURE_SETUP(other)
 {
-	struct io *io = &self->h.io;
+	struct flight *f = &self->h.f;
 
 	NEED(variant->env);
 	NEED("NOPIN_EXT4");
 	if (variant->make && strstr(variant->make, "btrfs"))
 		NEED("NOPIN_BTRFS");
-	ASSERT_EQ(0, io_open(io, variant->env, false, WAIT_MS));
+	ASSERT_EQ(0, wait_ms_set(WAIT_MS));
+	ASSERT_EQ(0, flight_open(f, variant->env));
 	if (variant->make) {
 		ASSERT_EQ(0, system(variant->make));
 		setenv("NOPIN_EDGES", variant->other, 1);
 		ASSERT_EQ(0, target_open(&self->h.t, "NOPIN_EDGES", MB));
-		io->fd = self->h.t.fd;
+		f->fd = self->h.t.fd;
 		/* The loop device reads through the page cache of what is held */
 		if (variant->other == strstr(variant->other, OTHER_DIR))
-			io->t = &self->h.t;
+			f->t = &self->h.t;
 	}
 	ASSERT_EQ(0, mem_get(&self->h.m, MEM_SHARED_EXT4, BUF_IO));
-	ASSERT_EQ(0, io_prepare(io, self->h.m.p, 1, BUF_IO, BUF_IO));
+	ASSERT_EQ(0, prepare(f, self->h.m.p, 1, BUF_IO, BUF_IO));
 }
 
 FIXTURE_TEARDOWN(other)
 {
-	io_close(&self->h.io);
+	flight_close(&self->h.f);
 	if (variant->make) {
 		target_close(&self->h.t);
 		EXPECT_EQ(0, system(variant->undo));
 	}
 }
 
-/* Without an operation: how is it counted? */
-static void other_run(struct __test_metadata *_metadata, struct held *h,
-		      const struct op *op)
+/* With NR_OPS for an operation: how is it counted? */
+static void other_run(struct __test_metadata *_metadata, struct held *h, enum op_id op)
 {
 	struct area a = { .p = h->m.p, .len = BUF_IO, .fd = h->m.fd };
-	struct io *io = &h->io;
+	struct flight *f = &h->f;
 	unsigned long fell = vmstat("nopin_fallback");
 	unsigned long pins = vmstat("nr_foll_pin_acquired");
 	unsigned long bios = vmstat("nopin_bio");
 	static char copy[BUF_IO];
 	long took;
 
-	/* Like io_go(), but it may be held as any number of requests */
-	ASSERT_EQ(0, gate_shut(&io->gate, GATE_ASKED, 0));
-	ASSERT_EQ(0, io_submit_all(io));
-	ASSERT_EQ(0, gate_held(&io->gate, 1));
-	if (op) {
-		took = timed(op, &a);
-		EXPECT_AT_ONCE(op->name, took);
-		EXPECT_EQ(0, gate_held(&io->gate, 1));
+	/* Like go(), but it may be held as any number of requests */
+	ASSERT_EQ(0, gate_shut(&f->gate, GATE_ASKED, 0));
+	ASSERT_EQ(0, flight_submit(f));
+	ASSERT_EQ(0, gate_held(&f->gate, 1));
+	if (op != NR_OPS) {
+		took = op_timed(op, &a);
+		EXPECT_AT_ONCE(ops[op].name, took);
+		EXPECT_EQ(0, gate_held(&f->gate, 1));
 	} else {
 		bios = vmstat("nopin_bio") - bios;
 		fell = vmstat("nopin_fallback") - fell;
@@ -571,17 +539,17 @@ static void other_run(struct __test_metadata *_metadata, struct held *h,
 			EXPECT_LE(BUF_IO / PAGE, pins);
 		}
 	}
-	ASSERT_EQ(0, io_finish(io));
+	ASSERT_EQ(0, flight_finish(f));
 	/* The file has it, even if the mapping was gone when it came */
 	ASSERT_EQ(BUF_IO, pread(a.fd, copy, BUF_IO, 0));
-	EXPECT_EQ(-1, io_check_at(io, copy, BUF_IO, true));
+	EXPECT_EQ(-1, flight_check(f, copy, true));
 	EXPECT_EQ(0, pins_left());
 }
 
-TEST_60(other, counts, other_run(_metadata, &self->h, NULL))
-TEST_60(other, fsync, other_run(_metadata, &self->h, &ops[OP_fsync]))
-TEST_60(other, mprotect, other_run(_metadata, &self->h, &ops[OP_mprotect]))
-TEST_60(other, munmap, other_run(_metadata, &self->h, &ops[OP_munmap]))
+TEST_60(other, counts, other_run(_metadata, &self->h, NR_OPS))
+TEST_60(other, fsync, other_run(_metadata, &self->h, OP_FSYNC))
+TEST_60(other, mprotect, other_run(_metadata, &self->h, OP_PROTECT_READ))
+TEST_60(other, munmap, other_run(_metadata, &self->h, OP_MUNMAP))
 
 /* ---- reaped: a process that cannot end gives up all memory but the page ---- */
 
@@ -605,18 +573,18 @@ static bool has_ended(pid_t pid)
 
 static void reaped_main(int in, int out, void *arg)
 {
-	struct io *io = arg;
+	struct gate *gate = arg;
 	struct mem m;
 	int ret = mem_get(&m, MEM_ANON, REAPED_LEN);
 	char *p = m.p + REAPED_LEN / 2;
 
 	/* Once before it is held */
-	if (!ret && pread(io->fd, p, PAGE, 0) != PAGE)
+	if (!ret && pread(gate->t.fd, p, PAGE, 0) != PAGE)
 		ret = -EIO;
 	say(out, ret);
 	await(in);
 	/* In which it cannot be killed */
-	say(out, pread(io->fd, p, PAGE, 0));
+	say(out, pread(gate->t.fd, p, PAGE, 0));
 }
 
 static long resident(pid_t pid)
@@ -632,21 +600,22 @@ static long resident(pid_t pid)
 
 TEST(reaped)
 {
-	struct io io = {};
 	unsigned long bios;
+	struct gate gate;
 	struct proc p;
 	uint64_t start;
 	long took, ret;
 	int pidfd;
 
 	NEED("NOPIN_HELD");
-	ASSERT_EQ(0, io_open(&io, "NOPIN_HELD", false, WAIT_MS));
-	ASSERT_EQ(0, proc_start(&p, reaped_main, &io));
+	ASSERT_EQ(0, wait_ms_set(WAIT_MS));
+	ASSERT_EQ(0, gate_init(&gate, "NOPIN_HELD"));
+	ASSERT_EQ(0, proc_start(&p, reaped_main, &gate));
 	ASSERT_EQ(0, hear(&p));
 	bios = vmstat("nopin_bio");
-	ASSERT_EQ(0, gate_shut(&io.gate, GATE_ASKED, 0));
+	ASSERT_EQ(0, gate_shut(&gate, GATE_ASKED, 0));
 	ASSERT_EQ(0, tell(&p));
-	ASSERT_EQ(0, gate_held(&io.gate, 1));
+	ASSERT_EQ(0, gate_held(&gate, 1));
 	if (nopin())
 		ASSERT_LT(bios, vmstat("nopin_bio"));
 	pidfd = syscall(SYS_pidfd_open, p.pid, 0);
@@ -663,31 +632,13 @@ TEST(reaped)
 	EXPECT_GT(2 * MB, resident(p.pid));
 	/* Or it has ended, and this says nothing */
 	EXPECT_FALSE(has_ended(p.pid));
-	ASSERT_EQ(0, gate_idle(&io.gate));
+	ASSERT_EQ(0, gate_idle(&gate));
 	EXPECT_EQ(SIGKILL, proc_wait(&p));
 	EXPECT_EQ(0, pins_left());
-	io_close(&io);
+	gate_exit(&gate);
 }
 
 /* ---- left: states of memory that is not there, or is there no more ---- */
-
-/* Objects of the slab of the states, none of them kept for later; -1: unknown */
-static long slab_objects(void)
-{
-	char buf[256];
-	long nr = -1;
-	FILE *f;
-
-	sysfs_write(SLAB "shrink", "1");
-	if (!sysfs_read(SLAB "objects", buf, sizeof(buf)))
-		return strtol(buf, NULL, 10);
-	f = fopen("/proc/slabinfo", "r");
-	while (f && nr < 0 && fgets(buf, sizeof(buf), f))
-		sscanf(buf, "nopin_chunk %ld", &nr);
-	if (f)
-		fclose(f);
-	return nr;
-}
 
 #define SPARSE		(64 * GB)	/* of address space */
 #define SLACK		64		/* what others may have come to use */
@@ -703,13 +654,12 @@ static void left_run(struct __test_metadata *_metadata, bool mapped)
 
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
-	p = mmap(NULL, SPARSE, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	ASSERT_NE(MAP_FAILED, p);
+	p = space_get(SPARSE, PAGE);
+	ASSERT_EQ(0, mprotect(p, SPARSE, PROT_READ | PROT_WRITE));
 	ASSERT_EQ(0, madvise(p, SPARSE, MADV_NOHUGEPAGE));
 	/* Whatever comes with the first I/O is there */
 	ASSERT_EQ(PAGE, pread(t.fd, p, PAGE, 0));
-	before = slab_objects();
+	before = slab_objects("nopin_chunk");
 	if (before < 0)
 		SKIP(return, "no slab nopin_chunk to be read");
 	if (!mapped)
@@ -721,7 +671,7 @@ static void left_run(struct __test_metadata *_metadata, bool mapped)
 		if (!mapped && i % NR == NR - 1)
 			ASSERT_TRUE(preadv(t.fd, iov, NR, 0) == -1 && errno == EFAULT);
 	}
-	most = slab_objects();
+	most = slab_objects("nopin_chunk");
 	/* Else there is nothing to be given back */
 	if (mapped && nopin())
 		EXPECT_LE(before + NR / 2, most);
@@ -730,7 +680,7 @@ static void left_run(struct __test_metadata *_metadata, bool mapped)
 	end = now_ms() + 5000;
 	do {
 		usleep(50000);
-		after = slab_objects();
+		after = slab_objects("nopin_chunk");
 	} while (after >= before + SLACK && now_ms() < end);
 	note("states: %ld before, %ld then, %ld in the end", before, most, after);
 	EXPECT_GT(before + SLACK, after);
@@ -761,8 +711,6 @@ TEST(address_zero)
 		ASSERT_EQ(0, mprotect(p, PAGE << i % 4, PROT_READ));
 		ASSERT_EQ(0, mprotect(p, PAGE << i % 4, PROT_READ | PROT_WRITE));
 	}
-	munmap(p, 16 * PAGE);
-	target_close(&t);
 }
 
 /* ---- refused: what page faults of the processor permit, and GUP does not ---- */
@@ -786,7 +734,6 @@ TEST(refused_below_stack)
 {
 	static const unsigned int gaps[] = { 1, 4, 15, 64 };
 	struct target t;
-	int status;
 
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
@@ -804,8 +751,7 @@ TEST(refused_below_stack)
 			     (low - stack_low()) / PAGE);
 			_exit(!low || err != EFAULT || low != stack_low());
 		}
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_EQ(0, status);
+		EXPECT_EQ(0, child_reap(pid));
 	}
 }
 
@@ -830,8 +776,7 @@ TEST(refused_protection)
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	for (k = kases; k < kases + ARRAY_SIZE(kases); k++) {
-		char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *p = anon_map(PAGE);
 		long ret;
 
 		ASSERT_NE(MAP_FAILED, p);
@@ -856,8 +801,7 @@ TEST(partly)
 
 	ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
 	for (size_t i = 0; i < ARRAY_SIZE(holes); i++) {
-		char *p = mmap(NULL, NR * PAGE, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *p = anon_map(NR * PAGE);
 
 		ASSERT_NE(MAP_FAILED, p);
 		/* More than one mapping may be a buffer */
@@ -880,33 +824,29 @@ static void loop_run(struct __test_metadata *_metadata, bool exec)
 {
 	uint64_t end = now_ms() + test_ms(2000);
 	unsigned int children = 0;
-	struct io io = {};
+	struct flight f = {};
 	struct target t;
 	struct mem m;
-	int status;
 
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, BUF_LEN));
-	io.t = &t;
-	io.fd = t.fd;
-	ASSERT_EQ(0, io_prepare(&io, m.p, BUF_NR, BUF_IO, BUF_IO));
+	f.t = &t;
+	f.fd = t.fd;
+	ASSERT_EQ(0, prepare(&f, m.p, BUF_NR, BUF_IO, BUF_IO));
 	do {
 		pid_t pid;
 
-		ASSERT_EQ(0, io_submit_all(&io));
+		ASSERT_EQ(0, flight_submit(&f));
 		pid = fork();
-		ASSERT_LE(0, pid);
 		if (!pid) {
-			if (exec)
-				run_exec(NULL);
-			_exit(exec);
+			ops[exec ? OP_EXEC : OP_EXIT].run(NULL);
+			_exit(1);
 		}
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		ASSERT_EQ(0, status);
-		ASSERT_EQ(0, io_reap_all(&io));
-		ASSERT_EQ(-1, io_check(&io, true));
-		io_fill(&io, io.p, io.step, false);
+		ASSERT_EQ(0, child_reap(pid));
+		ASSERT_EQ(0, flight_reap(&f));
+		ASSERT_EQ(-1, flight_check(&f, f.buf, true));
+		flight_fill(&f, false);
 		children++;
 	} while (now_ms() < end);
 	note("%u children, %u reads", children, children * BUF_NR);
@@ -957,8 +897,7 @@ static void first_main(int in, int out, void *arg)
 
 static void first_run(struct __test_metadata *_metadata, int nr)
 {
-	struct first *f = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct first *f = shared_get(PAGE);
 	bool pinned = !nopin() || nr == FIRST;
 	struct target t;
 	char saved[32];
@@ -996,8 +935,7 @@ int main(int argc, char **argv)
 {
 	int ret;
 
-	/* What a process becomes */
-	if (argc > 1 && !strcmp(argv[1], "--exit"))
+	if (op_exec_ends(argc, argv))
 		return 0;
 	ret = test_harness_run(argc, argv);
 	wait_ms_set(DEFAULT_WAIT_MS);

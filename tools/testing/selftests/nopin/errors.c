@@ -4,9 +4,6 @@
  * every byte of memory, are the same in either mode. Guards what the walk refuses
  * (R11) and what becomes of an I/O that ends half way.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "nopin_util.h"
@@ -262,7 +259,6 @@ FIXTURE(errors) {
 	struct target t;
 	struct ioq q;
 	enum mode mode;
-	bool ready;
 };
 
 FIXTURE_VARIANT(errors) {
@@ -270,24 +266,15 @@ FIXTURE_VARIANT(errors) {
 	enum engine eng;
 };
 
-FIXTURE_VARIANT_ADD(errors, raw_pvsync) {
-	.env = "NOPIN_RAW", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(errors, raw_aiov) {
-	.env = "NOPIN_RAW", .eng = ENG_AIOV };
-FIXTURE_VARIANT_ADD(errors, raw_uringv) {
-	.env = "NOPIN_RAW", .eng = ENG_URINGV };
-FIXTURE_VARIANT_ADD(errors, ext4_pvsync) {
-	.env = "NOPIN_EXT4", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(errors, ext4_uringv) {
-	.env = "NOPIN_EXT4", .eng = ENG_URINGV };
-FIXTURE_VARIANT_ADD(errors, xfs_pvsync) {
-	.env = "NOPIN_XFS", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(errors, xfs_aiov) {
-	.env = "NOPIN_XFS", .eng = ENG_AIOV };
-FIXTURE_VARIANT_ADD(errors, fat_pvsync) {
-	.env = "NOPIN_FAT", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(errors, jfs_aiov) {
-	.env = "NOPIN_JFS", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(errors, raw_pvsync) { .env = "NOPIN_RAW", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, raw_aiov) { .env = "NOPIN_RAW", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(errors, raw_uringv) { .env = "NOPIN_RAW", .eng = ENG_URINGV };
+FIXTURE_VARIANT_ADD(errors, ext4_pvsync) { .env = "NOPIN_EXT4", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, ext4_uringv) { .env = "NOPIN_EXT4", .eng = ENG_URINGV };
+FIXTURE_VARIANT_ADD(errors, xfs_pvsync) { .env = "NOPIN_XFS", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, xfs_aiov) { .env = "NOPIN_XFS", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(errors, fat_pvsync) { .env = "NOPIN_FAT", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, jfs_aiov) { .env = "NOPIN_JFS", .eng = ENG_AIOV };
 
 FIXTURE_SETUP(errors)
 {
@@ -295,16 +282,11 @@ FIXTURE_SETUP(errors)
 	ASSERT_EQ(0, target_open(&self->t, variant->env, MB));
 	ASSERT_EQ(0, ioq_init(&self->q, variant->eng, 4));
 	self->mode = mode_get();
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(errors)
 {
-	if (!self->ready)
-		return;
 	mode_set(self->mode);
-	ioq_exit(&self->q);
-	target_close(&self->t);
 }
 
 struct outcome {
@@ -410,8 +392,6 @@ static void run(struct __test_metadata *_metadata, struct target *t,
 			EXPECT_LT(0, nopin->cause) TH_LOG("%s", k->name);
 		}
 	}
-	free(now);
-	free(other);
 }
 
 TEST_F_TIMEOUT(errors, read, 60)
@@ -455,9 +435,6 @@ TEST(protection_key)
 	EXPECT_EQ(-EFAULT, ioq_rw(&q, t.fd, true, p, AREA, 0));
 	ASSERT_EQ(0, pkey_set(key, 0));
 	EXPECT_EQ(AREA, ioq_rw(&q, t.fd, false, p, AREA, 0));
-	ioq_exit(&q);
-	target_close(&t);
-	munmap(p, AREA);
 }
 
 TEST_HARNESS_MAIN

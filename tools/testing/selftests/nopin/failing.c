@@ -9,10 +9,7 @@
  * driver and given back.
  */
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <libgen.h>
-#include <sys/mman.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"

@@ -8,30 +8,21 @@
  * I/O in flight while the mapping changes is in lifetime.c, variants fixed_*.
  */
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/nvme_ioctl.h>
 #include <netinet/in.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define SWITCH		"/sys/kernel/mm/nopin/io_uring"
+#define CHOICE		NOPIN_DIR "io_uring"
 #define LEN		(4 * MB)
 /* Walks of 16 KiB after which translations of 2 MiB are kept for sure */
 #define WARM		200
-
-static bool nopin(void)
-{
-	return mode_get() == MODE_NOPIN;
-}
 
 /*
  * Submit as many entries. With SQPOLL, earlier ones may count that have completed
@@ -137,7 +128,6 @@ FIXTURE(ring) {
 	struct target t;
 	struct io_uring ring;
 	unsigned int sqe_flags;
-	bool ready;
 };
 
 FIXTURE_VARIANT(ring) {
@@ -157,15 +147,10 @@ FIXTURE_SETUP(ring)
 	ASSERT_EQ(0, target_open(&self->t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, io_uring_queue_init(16, &self->ring, variant->setup));
 	self->sqe_flags = variant->sqe_flags;
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(ring)
 {
-	if (!self->ready)
-		return;
-	io_uring_queue_exit(&self->ring);
-	target_close(&self->t);
 }
 
 /*
@@ -262,14 +247,13 @@ TEST_F(ring, errors)
 	struct mem m;
 
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, MB));
-	hole = mmap(NULL, MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	hole = anon_map(MB);
 	ASSERT_NE(MAP_FAILED, hole);
 	ASSERT_EQ(0, munmap(hole, MB));
 
 	EXPECT_EQ(-EFAULT, ring_buffer(ring, hole, MB));
 	/* All of it has to be mapped: not so the end, or a page in the middle */
-	holed = mmap(NULL, MB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		     -1, 0);
+	holed = anon_map(MB);
 	ASSERT_NE(MAP_FAILED, holed);
 	ASSERT_EQ(0, munmap(holed + MB - PAGE, PAGE));
 	EXPECT_EQ(-EFAULT, ring_buffer(ring, holed, MB));
@@ -314,7 +298,6 @@ TEST_F(ring, errors)
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
 	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 0,
 				 self->sqe_flags));
-	mem_put(&m);
 }
 
 /* A table of slots that are filled, replaced and emptied, with tags */
@@ -365,8 +348,6 @@ TEST_F(ring, update)
 	EXPECT_EQ(b.len, fixed(ring, self->t.fd, false, b.p, b.len, 0, 2,
 			       self->sqe_flags));
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
-	mem_put(&a);
-	mem_put(&b);
 }
 
 /* Requests that wait for one another */
@@ -397,7 +378,6 @@ TEST_F(ring, links)
 		}
 		ASSERT_EQ(-1, pat_check(m.p + 32 * KB, 16 * KB, round, 0));
 	}
-	mem_put(&m);
 }
 
 /* The buffers of a ring that ends go on in one that has cloned them */
@@ -425,7 +405,6 @@ TEST_F(ring, clone)
 		EXPECT_EQ(-1, pat_check(m.p, 16 * KB, i, 0));
 	}
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
-	mem_put(&m);
 }
 
 /*
@@ -437,7 +416,6 @@ TEST(foreign)
 	struct io_uring ring;
 	struct target t;
 	struct mem m;
-	int status;
 	pid_t pid;
 
 	NEED("NOPIN_RAW");
@@ -449,7 +427,6 @@ TEST(foreign)
 	ASSERT_EQ(4 * KB, fixed(&ring, t.fd, false, m.p, 4 * KB, 0, 0, 0));
 	memset(m.p, GRAB_BYTE, m.len);
 	pid = fork();
-	ASSERT_LE(0, pid);
 	if (!pid) {
 		memset(m.p, 1, m.len);
 		if (fixed(&ring, t.fd, false, m.p + 512, 48 * KB, 0, 0, 0) != 48 * KB)
@@ -466,17 +443,13 @@ TEST(foreign)
 			_exit(4);
 		_exit(0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, child_reap(pid));
 	EXPECT_EQ(-1, byte_check(m.p, 512, GRAB_BYTE));
 	EXPECT_EQ(-1, pat_check(m.p + 512, 48 * KB, 5, 0));
 	EXPECT_EQ(-1, byte_check(m.p + 512 + 48 * KB, 15 * KB + 512, GRAB_BYTE));
 	memset(m.p, 0, m.len);
 	ASSERT_EQ(0, target_read(&t, m.p, 16 * KB, 64 * KB));
 	EXPECT_EQ(-1, pat_check(m.p, 16 * KB, 5, 0));
-	io_uring_queue_exit(&ring);
-	target_close(&t);
-	mem_put(&m);
 }
 
 /* R15: the buffer of a process that is gone; its pins would have kept it */
@@ -484,36 +457,27 @@ TEST(foreign_gone)
 {
 	struct io_uring ring;
 	struct target t;
-	int status;
 	char *addr;
 	pid_t pid;
-	int ready[2];
 
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
 	/* The same address is in use here, by something else */
-	addr = mmap(NULL, 64 * KB, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	addr = anon_map(64 * KB);
 	ASSERT_NE(MAP_FAILED, addr);
 	memset(addr, GRAB_BYTE, 64 * KB);
-	ASSERT_EQ(0, pipe(ready));
 	pid = fork();
-	ASSERT_LE(0, pid);
 	if (!pid) {
 		memset(addr, 1, 64 * KB);
 		_exit(ring_buffer(&ring, addr, 64 * KB) ? 1 : 0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_EQ(0, status);
+	ASSERT_EQ(0, child_reap(pid));
 	/* The last of the mm goes when the task has been reaped, or shortly after */
 	usleep(100000);
 	EXPECT_EQ(nopin() ? -EFAULT : 16 * KB,
 		  fixed(&ring, t.fd, false, addr, 16 * KB, 0, 0, 0));
 	EXPECT_EQ(-1, byte_check(addr, 64 * KB, GRAB_BYTE));
-	io_uring_queue_exit(&ring);
-	target_close(&t);
-	munmap(addr, 64 * KB);
 }
 
 FIXTURE(changed) {
@@ -521,7 +485,6 @@ FIXTURE(changed) {
 	struct io_uring ring;
 	struct mem m;
 	char *p;		/* translations are kept by 2 MiB */
-	bool ready;
 };
 
 FIXTURE_VARIANT(changed) {
@@ -543,16 +506,10 @@ FIXTURE_SETUP(changed)
 	ASSERT_EQ(0, warm(&self->ring, self->t.fd, self->p, 2 * MB));
 	if (nopin())
 		ASSERT_LT(0, buffer_info(&self->ring, 0));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(changed)
 {
-	if (!self->ready)
-		return;
-	io_uring_queue_exit(&self->ring);
-	target_close(&self->t);
-	mem_put(&self->m);
 }
 
 #define RW(write, off, len) \
@@ -618,34 +575,36 @@ TEST_F_TIMEOUT(changed, mapping, 60)
 	}
 }
 
+struct born {
+	const char *p;
+	uint64_t seed;
+	bool shared;
+};
+
+static void born_main(int in, int out, void *arg)
+{
+	struct born *b = arg;
+
+	await(in);
+	_exit(!b->shared && pat_check(b->p, 64 * KB, b->seed, 0) >= 0);
+}
+
 /* A child that is born has the data of then, the parent those that come */
 TEST_F_TIMEOUT(changed, fork, 60)
 {
 	char *p = self->p;
-	int status, go[2];
-	pid_t pid;
-	char c;
+	struct proc child;
 
-	ASSERT_EQ(0, pipe(go));
 	for (int round = 0; round < 4; round++) {
-		pat_fill(p, 64 * KB, 60 + round, 0);
-		pid = fork();
-		ASSERT_LE(0, pid);
-		if (!pid) {
-			bool shared = self->m.fd >= 0;
+		struct born b = { p, 60 + round, self->m.fd >= 0 };
 
-			if (read(go[0], &c, 1) != 1)
-				_exit(1);
-			if (!shared && pat_check(p, 64 * KB, 60 + round, 0) >= 0)
-				_exit(2);
-			_exit(0);
-		}
+		pat_fill(p, 64 * KB, b.seed, 0);
+		ASSERT_EQ(0, proc_start(&child, born_main, &b));
 		ASSERT_EQ(0, target_fill(&self->t, 64 * KB, 70 + round, 0));
 		ASSERT_EQ(64 * KB, RW(false, 0, 64 * KB));
 		EXPECT_EQ(-1, pat_check(p, 64 * KB, 70 + round, 0));
-		ASSERT_EQ(1, write(go[1], "", 1));
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_EQ(0, status);
+		ASSERT_EQ(0, tell(&child));
+		EXPECT_EQ(0, proc_wait(&child));
 	}
 }
 
@@ -673,9 +632,6 @@ TEST(truncated)
 	ASSERT_EQ(0, target_fill(&t, 4 * KB, 3, 0));
 	EXPECT_EQ(4 * KB, fixed(&ring, t.fd, false, m.p + 64 * KB, 4 * KB, 0, 0, 0));
 	EXPECT_EQ(-1, pat_check(m.p + 64 * KB, 4 * KB, 3, 0));
-	io_uring_queue_exit(&ring);
-	target_close(&t);
-	mem_put(&m);
 }
 
 /* Files that copy, or that hold on to the pages for a while */
@@ -780,7 +736,6 @@ TEST_F(changed, send_zc)
 			ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &lim));
 		}
 	}
-	free(back);
 }
 
 /* NVMe commands that the program makes itself */
@@ -790,133 +745,94 @@ TEST(passthrough)
 	struct io_uring_sqe *sqe;
 	struct io_uring ring;
 	struct target t;
+	struct nvme_ns ns = { .block = SECTOR };
 	struct mem m;
-	int fd, nsid;
+	int id;
 
 	NEED("NOPIN_RAW");
 	if (strncmp(raw, "/dev/nvme", 9))
 		SKIP(return, "%s is not an NVMe disk", raw);
 	snprintf(path, sizeof(path), "/dev/ng%s", raw + 9);
-	fd = open(path, O_RDWR);
-	if (fd < 0)
+	ns.fd = open(path, O_RDWR);
+	if (ns.fd < 0)
 		SKIP(return, "no %s", path);
-	nsid = ioctl(fd, NVME_IOCTL_ID);
-	ASSERT_LT(0, nsid);
+	id = ioctl(ns.fd, NVME_IOCTL_ID);
+	ASSERT_LT(0, id);
+	ns.id = id;
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, io_uring_queue_init(4, &ring, IORING_SETUP_SQE128 |
 					 IORING_SETUP_CQE32));
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
 	ASSERT_EQ(0, ring_buffer(&ring, m.p, m.len));
 	for (int round = 0; round < 4; round++) {
-		struct nvme_uring_cmd *cmd;
-
 		ASSERT_EQ(0, target_fill(&t, 16 * KB, round, 0));
-		sqe = io_uring_get_sqe(&ring);
+		sqe = nvme_queue(&ring, &ns, false, m.p + 16 * KB, 16 * KB, 0);
 		ASSERT_NE(NULL, sqe);
-		/* Of twice the size, in such rings; new rings have zeros behind */
-		memset(sqe, 0, sizeof(*sqe));
-		sqe->opcode = IORING_OP_URING_CMD;
-		sqe->fd = fd;
-		sqe->cmd_op = NVME_URING_CMD_IO;
-		sqe->rw_flags = 1;	/* IORING_URING_CMD_FIXED */
-		sqe->buf_index = 0;
-		cmd = (void *)((char *)sqe + 48);	/* sqe->cmd */
-		cmd->opcode = 2;	/* read */
-		cmd->nsid = nsid;
-		cmd->addr = (unsigned long)m.p + 16 * KB;
-		cmd->data_len = 16 * KB;
-		cmd->cdw12 = 16 * KB / 512 - 1;
+		sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
 		ASSERT_EQ(0, one(&ring));
 		EXPECT_EQ(-1, pat_check(m.p + 16 * KB, 16 * KB, round, 0));
 	}
-	io_uring_queue_exit(&ring);
-	target_close(&t);
-	close(fd);
-	mem_put(&m);
 }
 
 /* Giving up a buffer with I/O in flight: the I/O ends first, and is right */
 FIXTURE(held) {
-	struct gate g;
-	struct ioq q;
+	struct flight f;
 	struct mem m;
-	bool ready;
 };
 
 FIXTURE_SETUP(held)
 {
 	NEED("NOPIN_HELD");
-	ASSERT_EQ(0, gate_init(&self->g, "NOPIN_HELD"));
-	ASSERT_EQ(0, ioq_init(&self->q, ENG_URING_FIXED, 16));
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, MB));
-	ASSERT_EQ(0, ring_buffer(&self->q.ring, self->m.p, MB));
-	ASSERT_EQ(0, target_fill(&self->g.t, 2 * MB, 9, 0));
-	self->ready = true;
+	flight_set(&self->f, self->m.p, 16, 64 * KB, 64 * KB);
+	ASSERT_EQ(0, flight_engine(&self->f, ENG_URING_FIXED));
+	/* The second half of the buffer is idle */
+	self->f.nr = 8;
+	ASSERT_EQ(0, flight_prepare(&self->f, false));
 }
 
 FIXTURE_TEARDOWN(held)
 {
-	if (!self->ready)
-		return;
-	gate_exit(&self->g);
-	mem_put(&self->m);
-}
-
-static int held_start(struct gate *g, struct ioq *q, char *p, enum gate_until until,
-		      unsigned int ms)
-{
-	int ret = gate_shut(g, until, ms);
-
-	for (int i = 0; i < 8 && !ret; i++)
-		ret = ioq_start(q, i, g->t.fd, false, p + i * 64 * KB, 64 * KB,
-				i * 128 * KB);
-	return ret ?: gate_held(g, 8);
-}
-
-static ssize_t held_check(char *p)
-{
-	for (int i = 0; i < 8; i++)
-		if (pat_check(p + i * 64 * KB, 64 * KB, 9, i * 128 * KB) >= 0)
-			return i;
-	return -1;
+	flight_close(&self->f);
 }
 
 TEST_F(held, unregister)
 {
+	struct flight *f = &self->f;
+
 	/* Waits for them */
-	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_TIME, 100));
-	ASSERT_EQ(0, io_uring_unregister_buffers(&self->q.ring));
-	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
-	EXPECT_EQ(-1, held_check(self->m.p));
-	ioq_exit(&self->q);
+	ASSERT_EQ(0, flight_start(f, GATE_TIME, 100));
+	ASSERT_EQ(0, io_uring_unregister_buffers(&f->q.ring));
+	ASSERT_EQ(0, flight_reap(f));
+	EXPECT_EQ(-1, flight_check(f, f->buf, true));
 }
 
 TEST_F(held, update)
 {
 	struct iovec iov = { self->m.p + 512 * KB, 512 * KB };
+	struct flight *f = &self->f;
 	__u64 tag = 0;
 
-	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_ASKED, 0));
-	ASSERT_EQ(1, io_uring_register_buffers_update_tag(&self->q.ring, 0, &iov,
-							  &tag, 1));
-	EXPECT_EQ(0, ioq_reap(&self->q, 0, NULL));
-	ASSERT_EQ(0, gate_open(&self->g));
-	ASSERT_EQ(8, ioq_reap(&self->q, 8, NULL));
-	EXPECT_EQ(-1, held_check(self->m.p));
-	ioq_exit(&self->q);
+	ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(&f->q.ring, 0, &iov, &tag, 1));
+	EXPECT_EQ(0, flight_done(f));
+	ASSERT_EQ(0, flight_finish(f));
+	EXPECT_EQ(-1, flight_check(f, f->buf, true));
 }
 
 TEST_F(held, ring_exit)
 {
-	ASSERT_EQ(0, held_start(&self->g, &self->q, self->m.p, GATE_ASKED, 0));
-	self->q.inflight = 0;
-	ioq_exit(&self->q);
+	struct area a = { self->m.p, MB, -1 };
+	struct flight *f = &self->f;
+
+	ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+	f->q.inflight = 0;
+	ioq_exit(&f->q);
 	/* Nobody tells when they are done: pins keep the pages */
-	ASSERT_EQ(0, munmap(self->m.p, MB));
-	ASSERT_EQ(self->m.p, mmap(self->m.p, MB, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
-	memset(self->m.p, GRAB_BYTE, MB);
-	ASSERT_EQ(0, gate_idle(&self->g));
+	ASSERT_EQ(0, op_run(OP_MUNMAP, &a));
+	ASSERT_EQ(0, op_run(OP_MMAP_OVER, &a));
+	ASSERT_EQ(0, gate_idle(&f->gate));
 	EXPECT_EQ(-1, byte_check(self->m.p, MB, GRAB_BYTE));
 }
 
@@ -941,19 +857,14 @@ TEST(polled)
 	}
 	if (nopin())
 		EXPECT_EQ(before, vmstat("nr_foll_pin_acquired"));
-	io_uring_queue_exit(&ring);
-	target_close(&t);
-	mem_put(&m);
 }
 
 /* An unprivileged user and its limit on locked memory */
 TEST(memlock)
 {
 	struct rlimit lim = { 64 * KB, 64 * KB };
-	int status;
 	pid_t pid = fork();
 
-	ASSERT_LE(0, pid);
 	if (!pid) {
 		struct io_uring ring;
 		struct mem m;
@@ -968,8 +879,7 @@ TEST(memlock)
 			_exit(ret || status_kb("VmPin") || status_kb("VmLck") ? 2 : 0);
 		_exit(ret != -ENOMEM ? 3 : 0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, child_reap(pid));
 }
 
 /* The administrator's choice, for programs that do not know the flag */
@@ -978,8 +888,8 @@ TEST(choice)
 	struct iovec iov;
 	struct mem m;
 
-	if (access(SWITCH, R_OK))
-		SKIP(return, "this kernel has no %s", SWITCH);
+	if (access(CHOICE, R_OK))
+		SKIP(return, "this kernel has no %s", CHOICE);
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
 	iov = (struct iovec) { m.p, m.len };
 	for (int i = 0; i < 3; i++) {
@@ -992,8 +902,8 @@ TEST(choice)
 		char buf[64];
 		int ret;
 
-		ASSERT_EQ(0, sysfs_write(SWITCH, choice[i]));
-		ASSERT_EQ(0, sysfs_read(SWITCH, buf, sizeof(buf)));
+		ASSERT_EQ(0, sysfs_write(CHOICE, choice[i]));
+		ASSERT_EQ(0, sysfs_read(CHOICE, buf, sizeof(buf)));
 		EXPECT_STREQ(shown[i], buf);
 
 		ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
@@ -1014,9 +924,8 @@ TEST(choice)
 		}
 		io_uring_queue_exit(&ring);
 	}
-	EXPECT_EQ(-EINVAL, sysfs_write(SWITCH, "maybe"));
-	ASSERT_EQ(0, sysfs_write(SWITCH, "flag"));
-	mem_put(&m);
+	EXPECT_EQ(-EINVAL, sysfs_write(CHOICE, "maybe"));
+	ASSERT_EQ(0, sysfs_write(CHOICE, "flag"));
 }
 
 /* Only what an invalidation hit is looked up again */

@@ -4,10 +4,6 @@
  * memory x targets. Guards the walk (R10, R11), the state of the pages it may use
  * (R9), and bios of several extents.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -160,7 +156,6 @@ static const char *do_write(struct job *j)
 FIXTURE(matrix) {
 	struct target t;
 	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_VARIANT(matrix) {
@@ -199,15 +194,10 @@ FIXTURE_SETUP(matrix)
 	NEED(variant->env);
 	ASSERT_EQ(0, target_open(&self->t, variant->env, 8 * MB));
 	ASSERT_EQ(0, ioq_init(&self->q, variant->eng, 4));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(matrix)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->q);
-	target_close(&self->t);
 }
 
 /*
@@ -421,7 +411,6 @@ static const struct {
 FIXTURE(vector) {
 	struct target t;
 	struct ioq q;
-	bool ready;
 };
 
 FIXTURE_VARIANT(vector) {
@@ -429,39 +418,25 @@ FIXTURE_VARIANT(vector) {
 	enum engine eng;
 };
 
-FIXTURE_VARIANT_ADD(vector, raw_pvsync) {
-	.env = "NOPIN_RAW", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(vector, raw_aiov) {
-	.env = "NOPIN_RAW", .eng = ENG_AIOV };
-FIXTURE_VARIANT_ADD(vector, raw_uringv) {
-	.env = "NOPIN_RAW", .eng = ENG_URINGV };
-FIXTURE_VARIANT_ADD(vector, ext4_pvsync) {
-	.env = "NOPIN_EXT4", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(vector, ext4_aiov) {
-	.env = "NOPIN_EXT4", .eng = ENG_AIOV };
-FIXTURE_VARIANT_ADD(vector, xfs_pvsync) {
-	.env = "NOPIN_XFS", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(vector, xfs_uringv) {
-	.env = "NOPIN_XFS", .eng = ENG_URINGV };
-FIXTURE_VARIANT_ADD(vector, fat_pvsync) {
-	.env = "NOPIN_FAT", .eng = ENG_PVSYNC };
-FIXTURE_VARIANT_ADD(vector, jfs_aiov) {
-	.env = "NOPIN_JFS", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(vector, raw_pvsync) { .env = "NOPIN_RAW", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(vector, raw_aiov) { .env = "NOPIN_RAW", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(vector, raw_uringv) { .env = "NOPIN_RAW", .eng = ENG_URINGV };
+FIXTURE_VARIANT_ADD(vector, ext4_pvsync) { .env = "NOPIN_EXT4", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(vector, ext4_aiov) { .env = "NOPIN_EXT4", .eng = ENG_AIOV };
+FIXTURE_VARIANT_ADD(vector, xfs_pvsync) { .env = "NOPIN_XFS", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(vector, xfs_uringv) { .env = "NOPIN_XFS", .eng = ENG_URINGV };
+FIXTURE_VARIANT_ADD(vector, fat_pvsync) { .env = "NOPIN_FAT", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(vector, jfs_aiov) { .env = "NOPIN_JFS", .eng = ENG_AIOV };
 
 FIXTURE_SETUP(vector)
 {
 	NEED(variant->env);
 	ASSERT_EQ(0, target_open(&self->t, variant->env, 8 * MB));
 	ASSERT_EQ(0, ioq_init(&self->q, variant->eng, 4));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(vector)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->q);
-	target_close(&self->t);
 }
 
 static void vec_fill(struct vec *v, uint64_t seed)
@@ -540,7 +515,6 @@ FIXTURE_VARIANT_ADD(file, jfs_aio) { .env = "NOPIN_JFS", .eng = ENG_AIO };
 
 FIXTURE_SETUP(file)
 {
-	self->fd = -1;
 	NEED(variant->env);
 	snprintf(self->path, sizeof(self->path), "%s/holes", getenv(variant->env));
 	self->bfd = open(self->path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -551,9 +525,6 @@ FIXTURE_SETUP(file)
 
 FIXTURE_TEARDOWN(file)
 {
-	if (self->fd < 0)
-		return;
-	ioq_exit(&self->q);
 	unlink(self->path);
 }
 
@@ -589,8 +560,6 @@ TEST_F(file, holes_and_end)
 	memset(m.p, 0, m.len);
 	EXPECT_EQ(len + 3 * PAGE, pread(self->bfd, m.p, m.len, 0));
 	EXPECT_EQ(-1, pat_check(m.p, len + 3 * PAGE, 8, 0));
-	mem_put(&m);
-	free(want);
 }
 
 /* One page of 1 GiB: all of it belongs to one entry of a page table */
@@ -619,8 +588,6 @@ TEST(hugetlb_1g)
 		EXPECT_EQ(-1, byte_check(buf + MB, SECTOR, 0));
 		ioq_exit(&q);
 	}
-	mem_put(&m);
-	target_close(&t);
 }
 
 TEST_HARNESS_MAIN

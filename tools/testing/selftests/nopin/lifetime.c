@@ -2,19 +2,12 @@
 /*
  * Memory that goes away, moves or changes while a device works on it. Guards the
  * invariant of the protocol: a page that is entered stays where it is until the
- * I/O is done, or has a pin. So: whoever wants the pages not to change any more
- * waits, or takes pins if it takes too long (R1, R5); whoever unmaps anonymous
- * memory gains nothing by a wait and takes the pins at once; and neighbours of a
- * buffer neither wait nor take pins. Pages that are free belong to nobody's I/O.
+ * I/O is done, or has a pin. So mprotect() and truncation, which want the pages not to
+ * change any more, wait for the I/O, and pin the pages if that takes too long (R1, R5).
+ * munmap() and others that unmap anonymous memory gain nothing by a wait, and pin the
+ * pages at once. The neighbours of a buffer are neither waited for nor pinned. No I/O
+ * touches a page that is free.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -22,206 +15,56 @@
 /* Of a buffer: a huge page, or small ones that are not too many to fault in */
 #define HUGE_LEN	(2 * MB)
 #define SMALL_LEN	(256 * KB)
-#define MAX_IO_LEN	(HUGE_LEN / NR_IO)
 /* To let somebody get into a wait, or I/O that is let go end */
 #define SOON_MS		50
 #define HOLD_MS		500
 
 struct life {
-	struct gate gate;
-	struct ioq q;
+	struct flight f;
 	struct mem buf;
 	struct grab grab;
-	char *addr;		/* where the buffer is now */
-	size_t len, io_len;	/* of the buffer and of each transfer */
-	long res[NR_IO];
-	unsigned int done;
-	unsigned long wait, pinned;
+	struct area a;		/* the buffer where it is now */
 	bool late;		/* the I/O takes longer than anybody waits */
 	bool other;		/* the I/O is not prompt: nobody waits for it */
-	uint64_t seed;
 };
 
-/* For buffers of @kind */
-static void life_len(struct life *l, enum mem_kind kind)
+static void life_set(struct life *l, enum mem_kind kind)
 {
-	l->len = mem_of_huge(kind) ? HUGE_LEN : SMALL_LEN;
-	l->io_len = l->len / NR_IO;
+	size_t len = mem_of_huge(kind) ? HUGE_LEN : SMALL_LEN;
+
+	l->a = (struct area) { .p = l->buf.p, .len = len, .fd = l->buf.fd };
+	flight_set(&l->f, l->buf.p, NR_IO, len / NR_IO, len / NR_IO);
 }
 
 static int life_open(struct life *l, const char *env, enum engine eng,
 		     enum mem_kind kind, enum mem_kind grab_kind)
 {
-	int ret = wait_ms_set(LONG_WAIT_MS);
+	int ret = wait_ms_set(LONG_WAIT_MS) ?: flight_open(&l->f, env);
 
-	ret = ret ?: gate_init(&l->gate, env);
-	life_len(l, kind);
-
+	pin_to_cpu(0);
+	life_set(l, kind);
 	/* The other process must not share the buffer's pages: fork it first */
-	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * l->len);
-	ret = ret ?: mem_get(&l->buf, kind, l->len);
-	ret = ret ?: ioq_init(&l->q, eng, NR_IO);
-	if (!ret && eng == ENG_URING_FIXED)
-		ret = ring_buffer(&l->q.ring, l->buf.p, l->len);
-	l->addr = l->buf.p;
-	return ret;
+	ret = ret ?: grab_init(&l->grab, grab_kind, 2 * l->a.len);
+	ret = ret ?: mem_get(&l->buf, kind, l->a.len);
+	life_set(l, kind);
+	return ret ?: flight_engine(&l->f, eng);
 }
 
 static void life_close(struct life *l)
 {
-	gate_open(&l->gate);
-	ioq_exit(&l->q);
-	gate_exit(&l->gate);
-	mem_put(&l->buf);
+	flight_close(&l->f);
 	grab_exit(&l->grab);
 	wait_ms_set(DEFAULT_WAIT_MS);
 }
 
-/* There are gaps between them on the disk */
-static off_t life_pos(struct life *l, int i)
+/* Transfers between the buffer and the disk, all in flight until ... */
+static int life_start(struct life *l, bool write, enum gate_until until, unsigned int ms)
 {
-	return i * (l->io_len + PAGE);
-}
-
-/* The buffer as it is before the read, or where a write takes it from */
-static void life_fill(struct life *l, uint64_t seed)
-{
-	for (int i = 0; i < NR_IO; i++)
-		pat_fill(l->addr + i * l->io_len, l->io_len, seed, life_pos(l, i));
-}
-
-/* Does @p hold what a read of @seed brings? -1, or the offset of a wrong byte */
-static ssize_t life_check(struct life *l, const char *p, uint64_t seed)
-{
-	for (int i = 0; i < NR_IO; i++) {
-		ssize_t bad = pat_check(p + i * l->io_len, l->io_len, seed,
-					life_pos(l, i));
-
-		if (bad >= 0)
-			return bad + i * l->io_len;
-	}
-	return -1;
-}
-
-/* The same for the disk after a write */
-static ssize_t life_check_disk(struct life *l)
-{
-	size_t size = life_pos(l, NR_IO);
-	char *copy = malloc(size);
-	ssize_t bad = -2;
-
-	if (copy && !target_read(&l->gate.t, copy, size, 0)) {
-		for (int i = 0; i < NR_IO; i++)
-			memmove(copy + i * l->io_len, copy + life_pos(l, i), l->io_len);
-		bad = life_check(l, copy, l->seed);
-	}
-	free(copy);
-	return bad;
-}
-
-/* NR_IO transfers between the buffer and the disk, all in flight until ... */
-static int life_start(struct life *l, bool write, enum gate_until until,
-		      unsigned int ms)
-{
-	int ret = 0;
-
-	/* What earlier tests left on the disk must not pass */
-	l->seed = now_ms();
-	if (!write)
-		ret = target_fill(&l->gate.t, life_pos(l, NR_IO), l->seed, 0);
-	life_fill(l, write ? l->seed : ~l->seed);
-	memset(l->res, 0, sizeof(l->res));
-	l->done = 0;
-	l->wait = vmstat("nopin_wait");
-	l->pinned = vmstat("nopin_pinned");
-	ret = ret ?: gate_shut(&l->gate, until, ms);
-	for (unsigned int i = 0; i < NR_IO && !ret; i++)
-		ret = ioq_start(&l->q, i, l->gate.t.fd, write,
-				l->addr + i * l->io_len, l->io_len, life_pos(l, i));
-	return ret ?: gate_held(&l->gate, NR_IO);
-}
-
-/* How many have ended so far */
-static int life_done(struct life *l)
-{
-	int ret = ioq_reap(&l->q, 0, l->res);
-
-	if (ret < 0)
-		return ret;
-	l->done += ret;
-	return l->done;
-}
-
-static int life_finish(struct life *l)
-{
-	int ret = gate_open(&l->gate) ?: ioq_reap(&l->q, NR_IO - l->done, l->res);
-
-	if (ret < 0)
-		return ret;
-	for (int i = 0; i < NR_IO; i++)
-		if (l->res[i] != (long)l->io_len) {
-			note("transfer %d: %ld", i, l->res[i]);
-			return -EIO;
-		}
-	return 0;
-}
-
-/*
- * What is done to the buffer, and what is to be found at the address afterwards
- */
-enum after { HAS_DATA, HAS_ZEROS, HAS_GRAB, IS_GONE };
-
-struct action {
-	int (*run)(struct life *l);
-	enum after after;
-	bool protects;		/* from then on nobody may write to the memory */
-};
-
-static int act_munmap(struct life *l)
-{
-	return munmap(l->addr, l->len);
-}
-
-static int act_mmap_over(struct life *l)
-{
-	if (mmap(l->addr, l->len, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return -1;
-	memset(l->addr, GRAB_BYTE, l->len);
-	return 0;
-}
-
-static int act_mremap(struct life *l)
-{
-	char *space = mmap(NULL, l->len + 2 * MB, PROT_NONE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	char *to = (char *)ALIGN_UP((unsigned long)space, 2 * MB);
-
-	if (space == MAP_FAILED ||
-	    mremap(l->addr, l->len, l->len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		return -1;
-	l->addr = to;
-	return 0;
-}
-
-static int act_protect_read(struct life *l)
-{
-	return mprotect(l->addr, l->len, PROT_READ);
-}
-
-static int act_protect_none(struct life *l)
-{
-	return mprotect(l->addr, l->len, PROT_NONE);
-}
-
-static int act_dontneed(struct life *l)
-{
-	return madvise(l->addr, l->len, MADV_DONTNEED);
+	return flight_prepare(&l->f, write) ?: flight_start(&l->f, until, ms);
 }
 
 FIXTURE(life) {
 	struct life l;
-	bool ready;
 };
 
 FIXTURE_VARIANT(life) {
@@ -237,10 +80,8 @@ FIXTURE_VARIANT_ADD(life, uringv_thp) { .eng = ENG_URINGV, .kind = MEM_THP };
 FIXTURE_VARIANT_ADD(life, aiov_hugetlb) { .eng = ENG_AIOV, .kind = MEM_HUGETLB };
 FIXTURE_VARIANT_ADD(life, fixed_anon) { .eng = ENG_URING_FIXED, .kind = MEM_ANON };
 FIXTURE_VARIANT_ADD(life, fixed_thp) { .eng = ENG_URING_FIXED, .kind = MEM_THP };
-FIXTURE_VARIANT_ADD(life, aio_fat) {
-	.eng = ENG_AIO, .kind = MEM_ANON, .fat = true };
-FIXTURE_VARIANT_ADD(life, aio_late) {
-	.eng = ENG_AIO, .kind = MEM_ANON, .late = true };
+FIXTURE_VARIANT_ADD(life, aio_fat) { .eng = ENG_AIO, .kind = MEM_ANON, .fat = true };
+FIXTURE_VARIANT_ADD(life, aio_late) { .eng = ENG_AIO, .kind = MEM_ANON, .late = true };
 FIXTURE_VARIANT_ADD(life, fixed_late) {
 	.eng = ENG_URING_FIXED, .kind = MEM_THP, .late = true };
 
@@ -249,10 +90,8 @@ FIXTURE_SETUP(life)
 	const char *env = variant->fat ? "NOPIN_HELD_FAT" : "NOPIN_HELD";
 
 	NEED(env);
-	pin_to_cpu(0);
 	ASSERT_EQ(0, life_open(&self->l, env, variant->eng, variant->kind,
 			       variant->kind));
-	self->ready = true;
 	self->l.late = variant->late;
 	self->l.other = variant->fat;
 	if (self->l.late)
@@ -261,146 +100,134 @@ FIXTURE_SETUP(life)
 
 FIXTURE_TEARDOWN(life)
 {
-	if (self->ready)
-		life_close(&self->l);
+	life_close(&self->l);
 }
 
-/* Those who gain nothing by a wait have taken pins at once, for all of the buffer */
+/* Nobody gained anything by a wait: all of the buffer was pinned at once */
 static void life_pinned_at_once(struct __test_metadata *_metadata, struct life *l,
-				unsigned int took)
+				long took)
 {
-	if (mode_get() == MODE_NOPIN)
-		EXPECT_EQ(l->pinned + l->len / PAGE, vmstat("nopin_pinned"));
-	EXPECT_EQ(l->wait, vmstat("nopin_wait"));
+	if (nopin())
+		EXPECT_EQ(l->f.pinned + l->a.len / PAGE, vmstat("nopin_pinned"));
+	EXPECT_EQ(l->f.wait, vmstat("nopin_wait"));
 	EXPECT_GT(NO_WAIT_MS, took);
 }
 
-static void life_run(struct __test_metadata *_metadata, struct life *l,
-		     const struct action *a, bool write)
+static void life_run(struct __test_metadata *_metadata, struct life *l, enum op_id op,
+		     bool write)
 {
-	bool waits = mode_get() == MODE_NOPIN && a->protects && !write && !l->other;
-	uint64_t start, took;
+	bool waits = nopin() && ops[op].protects && !write && !l->other;
+	int done;
+	long took;
 
 	ASSERT_EQ(0, life_start(l, write, waits && !l->late ? GATE_WAIT : GATE_ASKED,
 				SOON_MS));
-	start = now_ms();
-	ASSERT_EQ(0, a->run(l)) TH_LOG("%s", strerror(errno));
-	took = now_ms() - start;
+	took = op_timed(op, &l->a);
+	ASSERT_LE(0, took) TH_LOG("%s", strerror(-took));
 
 	/* Whatever was freed is used at once by somebody else */
 	ASSERT_EQ(0, grab_fill(&l->grab));
-	ASSERT_LE(0, life_done(l));
-	note("%s: took %u ms, %u of %u transfers done after it",
-	     write ? "write" : "read", (unsigned int)took, l->done, NR_IO);
+	done = flight_done(&l->f);
+	note("%s: took %ld ms, %d of %u transfers done after it",
+	     write ? "write" : "read", took, done, NR_IO);
 	if (!waits) {
 		life_pinned_at_once(_metadata, l, took);
-		EXPECT_EQ(0, l->done);
+		EXPECT_EQ(0, done);
 	} else {
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
-		EXPECT_EQ(l->pinned + (l->late ? l->len / PAGE : 0),
+		EXPECT_GT(vmstat("nopin_wait"), l->f.wait);
+		EXPECT_EQ(l->f.pinned + (l->late ? l->a.len / PAGE : 0),
 			  vmstat("nopin_pinned"));
-		EXPECT_EQ(l->late ? 0 : NR_IO, l->done);
+		EXPECT_EQ(l->late ? 0 : NR_IO, done);
 	}
-	ASSERT_EQ(0, life_finish(l));
+	ASSERT_EQ(0, flight_finish(&l->f));
 
 	EXPECT_EQ(-1, grab_check(&l->grab));
-	if (write) {
-		EXPECT_EQ(-1, life_check_disk(l));
-	}
-	switch (a->after) {
-	case HAS_DATA:
-		mprotect(l->addr, l->len, PROT_READ);
-		EXPECT_EQ(-1, life_check(l, l->addr, l->seed));
-		break;
-	case HAS_ZEROS:
-		EXPECT_EQ(-1, byte_check(l->addr, l->len, 0));
-		break;
-	case HAS_GRAB:
-		EXPECT_EQ(-1, byte_check(l->addr, l->len, GRAB_BYTE));
-		break;
-	case IS_GONE:
-		break;
+	if (write)
+		EXPECT_EQ(-1, flight_check_disk(&l->f));
+	if (ops[op].found == FOUND_DATA) {
+		mprotect(l->a.p, l->a.len, PROT_READ);
+		EXPECT_EQ(-1, flight_check(&l->f, l->a.p, true));
+	} else if (ops[op].found != FOUND_NONE) {
+		EXPECT_EQ(-1, byte_check(l->a.p, l->a.len,
+					 ops[op].found == FOUND_GRAB ? GRAB_BYTE : 0));
 	}
 }
 
-#define LIFE_TEST(name, ...)						\
-	static const struct action action_##name = {			\
-		.run = act_##name, __VA_ARGS__ };			\
+#define LIFE_TEST(name, op)						\
 	TEST_F_TIMEOUT(life, name##_read, 60)				\
 	{								\
-		life_run(_metadata, &self->l, &action_##name, false);	\
+		life_run(_metadata, &self->l, op, false);		\
 	}								\
 	TEST_F_TIMEOUT(life, name##_write, 60)				\
 	{								\
-		life_run(_metadata, &self->l, &action_##name, true);	\
+		life_run(_metadata, &self->l, op, true);		\
 	}
 
-LIFE_TEST(munmap, .after = IS_GONE)
-LIFE_TEST(mmap_over, .after = HAS_GRAB)
-LIFE_TEST(mremap, .after = HAS_DATA)
-LIFE_TEST(protect_read, .after = HAS_DATA, .protects = true)
-LIFE_TEST(protect_none, .after = HAS_DATA, .protects = true)
-LIFE_TEST(dontneed, .after = HAS_ZEROS)
+LIFE_TEST(munmap, OP_MUNMAP)
+LIFE_TEST(mmap_over, OP_MMAP_OVER)
+LIFE_TEST(mremap, OP_MREMAP)
+LIFE_TEST(protect_read, OP_PROTECT_READ)
+LIFE_TEST(protect_none, OP_PROTECT_NONE)
+LIFE_TEST(dontneed, OP_DONTNEED)
 
-/*
- * Is @copy what a child may see of one transfer: how it was before, or after? A
- * fork copies the pages while the device writes them, so each byte is one or the
- * other.
- */
-static bool fork_either(struct life *l, const char *copy, int i)
+/* A child has what was there, or came, when it was born. That does not change */
+static void born_main(int in, int out, void *arg)
 {
-	static char old[MAX_IO_LEN], new[MAX_IO_LEN];
+	struct life *l = arg;
+	uint64_t seeds[] = { l->f.seed, ~l->f.seed };
+	char *copy = malloc(l->a.len);
 
-	pat_fill(old, l->io_len, ~l->seed, life_pos(l, i));
-	pat_fill(new, l->io_len, l->seed, life_pos(l, i));
-	for (size_t b = 0; b < l->io_len; b++)
-		if (copy[b] != old[b] && copy[b] != new[b])
-			return false;
-	return true;
+	memcpy(copy, l->a.p, l->a.len);
+	if (!pat_mixed(copy, l->a.len, seeds, 2, 0))
+		_exit(1);
+	await(in);
+	_exit(memcmp(copy, l->a.p, l->a.len) ? 2 : 0);
 }
 
 /* The parent gets all of its data; what arrives later is not seen by a child */
 TEST_F_TIMEOUT(life, fork_read, 60)
 {
-	struct life *l = &self->l;
 	enum { CHILDREN = 4 };
+	struct life *l = &self->l;
+	struct proc child[CHILDREN];
 	uint64_t start, took = 0;
-	int status, over[2];
-	pid_t pids[CHILDREN];
 
-	ASSERT_EQ(0, pipe(over));
 	ASSERT_EQ(0, life_start(l, false, GATE_ASKED, 0));
 	for (int c = 0; c < CHILDREN; c++) {
 		start = now_ms();
-		pids[c] = fork();
-		ASSERT_LE(0, pids[c]);
-		if (!pids[c]) {
-			char *copy = malloc(l->len);
-
-			close(over[1]);
-			memcpy(copy, l->addr, l->len);
-			for (int i = 0; i < NR_IO; i++)
-				if (!fork_either(l, copy + i * l->io_len, i))
-					_exit(1);
-			if (read(over[0], copy, 1))
-				_exit(3);
-			_exit(memcmp(copy, l->addr, l->len) ? 2 : 0);
-		}
+		ASSERT_EQ(0, proc_start(&child[c], born_main, l));
 		if (now_ms() - start > took)
 			took = now_ms() - start;
 		/* Then some of the data arrives, and some more */
 		if (c)
-			ASSERT_EQ(0, gate_open(&l->gate));
+			ASSERT_EQ(0, gate_open(&l->f.gate));
 		usleep(30000);
 	}
-	ASSERT_EQ(0, life_finish(l));
-	close(over[1]);
-	EXPECT_EQ(-1, life_check(l, l->addr, l->seed));
+	ASSERT_EQ(0, flight_finish(&l->f));
+	EXPECT_EQ(-1, flight_check(&l->f, l->a.p, true));
 	for (int c = 0; c < CHILDREN; c++) {
-		ASSERT_EQ(pids[c], waitpid(pids[c], &status, 0));
-		EXPECT_EQ(0, status);
+		tell(&child[c]);
+		EXPECT_EQ(0, proc_wait(&child[c]));
 	}
 	life_pinned_at_once(_metadata, l, took);
+}
+
+/* Huge pages of hugetlbfs come and go as a whole */
+static size_t life_half(struct life *l)
+{
+	return l->buf.kind == MEM_HUGETLB ? 0 : l->a.len / 2;
+}
+
+static void changing_main(int in, int out, void *arg)
+{
+	struct life *l = arg;
+
+	for (size_t i = 0; i < life_half(l); i += PAGE)
+		l->a.p[i + 1] ^= 0xff;
+	/* The parent gives up its pages of the rest */
+	await(in);
+	memset(l->a.p, GRAB_BYTE, l->a.len);
+	_exit(byte_check(l->a.p, l->a.len, GRAB_BYTE) >= 0);
 }
 
 /*
@@ -410,46 +237,31 @@ TEST_F_TIMEOUT(life, fork_read, 60)
 TEST_F_TIMEOUT(life, fork_write, 60)
 {
 	struct life *l = &self->l;
-	/* Huge pages of hugetlbfs come and go as a whole */
-	size_t half = variant->kind == MEM_HUGETLB ? 0 : l->len / 2;
-	int status, step[2];
+	size_t rest = l->a.len - life_half(l);
+	struct proc child;
 	uint64_t start, took;
-	pid_t pid;
-	char c;
 
-	ASSERT_EQ(0, pipe(step));
 	ASSERT_EQ(0, life_start(l, true, GATE_ASKED, 0));
 	start = now_ms();
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		for (size_t i = 0; i < half; i += PAGE)
-			l->addr[i + 1] ^= 0xff;
-		/* The parent gives up its pages of the rest */
-		if (read(step[0], &c, 1) != 1)
-			_exit(1);
-		memset(l->addr, GRAB_BYTE, l->len);
-		_exit(byte_check(l->addr, l->len, GRAB_BYTE) >= 0);
-	}
+	ASSERT_EQ(0, proc_start(&child, changing_main, l));
 	/*
 	 * The device only reads the pages: fork() leaves them as they are. But
 	 * hugetlbfs does not say that it only write-protects them.
 	 */
 	if (variant->kind != MEM_HUGETLB)
-		EXPECT_EQ(l->pinned, vmstat("nopin_pinned"));
-	ASSERT_EQ(0, madvise(l->addr + half, l->len - half, MADV_DONTNEED));
+		EXPECT_EQ(l->f.pinned, vmstat("nopin_pinned"));
+	ASSERT_EQ(0, madvise(l->a.p + life_half(l), rest, MADV_DONTNEED));
 	took = now_ms() - start;
-	EXPECT_EQ(0, life_done(l));
-	EXPECT_EQ(l->wait, vmstat("nopin_wait"));
-	if (mode_get() == MODE_NOPIN)
-		EXPECT_LE(l->pinned + (l->len - half) / PAGE, vmstat("nopin_pinned"));
+	EXPECT_EQ(0, flight_done(&l->f));
+	EXPECT_EQ(l->f.wait, vmstat("nopin_wait"));
+	if (nopin())
+		EXPECT_LE(l->f.pinned + rest / PAGE, vmstat("nopin_pinned"));
 	EXPECT_GT(NO_WAIT_MS, took);
-	ASSERT_EQ(1, write(step[1], "", 1));
+	ASSERT_EQ(0, tell(&child));
 	ASSERT_EQ(0, grab_fill(&l->grab));
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
-	ASSERT_EQ(0, life_finish(l));
-	EXPECT_EQ(-1, life_check_disk(l));
+	EXPECT_EQ(0, proc_wait(&child));
+	ASSERT_EQ(0, flight_finish(&l->f));
+	EXPECT_EQ(-1, flight_check_disk(&l->f));
 	EXPECT_EQ(-1, grab_check(&l->grab));
 }
 
@@ -458,6 +270,7 @@ TEST_F_TIMEOUT(life, fork_write, 60)
  * ring of their parent's where there is one, which stays when they are gone.
  */
 
+/* What they become: it takes memory, which nobody else may change */
 static int self_hold(void)
 {
 	struct mem m;
@@ -473,7 +286,10 @@ enum end { END_EXIT, END_KILL, END_EXEC };
 
 FIXTURE(end) {
 	struct life l;
-	bool ready;
+	enum engine eng;
+	enum mem_kind kind;
+	bool write;
+	enum end end;
 };
 
 FIXTURE_VARIANT(end) {
@@ -482,102 +298,77 @@ FIXTURE_VARIANT(end) {
 	bool write;
 };
 
-FIXTURE_VARIANT_ADD(end, aio_read) {
-	.eng = ENG_AIO, .kind = MEM_ANON };
-FIXTURE_VARIANT_ADD(end, aio_write) {
-	.eng = ENG_AIO, .kind = MEM_THP, .write = true };
-FIXTURE_VARIANT_ADD(end, uring_read) {
-	.eng = ENG_URING, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(end, aio_read) { .eng = ENG_AIO, .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(end, aio_write) { .eng = ENG_AIO, .kind = MEM_THP, .write = true };
+FIXTURE_VARIANT_ADD(end, uring_read) { .eng = ENG_URING, .kind = MEM_ANON };
 FIXTURE_VARIANT_ADD(end, uring_write) {
 	.eng = ENG_URING, .kind = MEM_ANON, .write = true };
-FIXTURE_VARIANT_ADD(end, uring_read_thp) {
-	.eng = ENG_URING, .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(end, uring_read_thp) { .eng = ENG_URING, .kind = MEM_THP };
 
 FIXTURE_SETUP(end)
 {
+	struct life *l = &self->l;
+
 	NEED("NOPIN_HELD");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, gate_init(&self->l.gate, "NOPIN_HELD"));
-	life_len(&self->l, variant->kind);
-	ASSERT_EQ(0, grab_init(&self->l.grab, variant->kind, 2 * self->l.len));
+	self->eng = variant->eng;
+	self->kind = variant->kind;
+	self->write = variant->write;
+	ASSERT_EQ(0, flight_open(&l->f, "NOPIN_HELD"));
+	life_set(l, variant->kind);
+	ASSERT_EQ(0, grab_init(&l->grab, variant->kind, 2 * l->a.len));
 	if (variant->eng == ENG_URING)
-		ASSERT_EQ(0, ioq_init(&self->l.q, variant->eng, NR_IO));
-	self->ready = true;
+		ASSERT_EQ(0, flight_engine(&l->f, variant->eng));
 }
 
 FIXTURE_TEARDOWN(end)
 {
-	if (!self->ready)
-		return;
-	gate_exit(&self->l.gate);
+	gate_exit(&self->l.f.gate);
 	grab_exit(&self->l.grab);
 }
 
-static void end_child(struct life *l, enum engine eng, enum mem_kind kind,
-		      bool wr, enum end end, int fd)
+static void end_main(int in, int out, void *arg)
 {
-	char *argv[] = { "lifetime", "--hold", NULL };
+	static char *const argv[] = { "lifetime", "--hold", NULL };
+	FIXTURE_DATA(end) *self = arg;
+	struct life *l = &self->l;
+	int ret = mem_get(&l->buf, self->kind, l->a.len);
 
+	life_set(l, self->kind);
 	/* A context of the parent's is of no use here */
-	if (mem_get(&l->buf, kind, l->len) ||
-	    (eng != ENG_URING && ioq_init(&l->q, eng, NR_IO)))
-		_exit(2);
-	l->addr = l->buf.p;
-	if (life_start(l, wr, GATE_ASKED, 0) ||
-	    write(fd, &l->seed, sizeof(l->seed)) < 0)
-		_exit(3);
-	if (end == END_EXEC)
+	if (!ret && self->eng != ENG_URING)
+		ret = flight_engine(&l->f, self->eng);
+	say(out, ret ?: life_start(l, self->write, GATE_ASKED, 0));
+	if (self->end == END_EXEC)
 		execv("/proc/self/exe", argv);
-	if (end == END_KILL)
+	if (self->end == END_KILL)
 		pause();
-	_exit(0);
 }
 
-static void end_run(struct __test_metadata *_metadata, struct life *l,
-		    enum engine eng, enum mem_kind kind, bool write, enum end end)
+static void end_run(struct __test_metadata *_metadata, FIXTURE_DATA(end) *self,
+		    enum end end)
 {
-	int ready[2], status;
-	pid_t pid;
+	struct life *l = &self->l;
+	struct proc p;
 
-	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid)
-		end_child(l, eng, kind, write, end, ready[1]);
-	close(ready[1]);
-	ASSERT_EQ(sizeof(l->seed), read(ready[0], &l->seed, sizeof(l->seed)))
-		TH_LOG("the child failed");
+	self->end = end;
+	ASSERT_EQ(0, proc_start(&p, end_main, self));
+	ASSERT_EQ(0, hear(&p));
 	if (end == END_KILL)
-		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_EQ(0, kill(p.pid, SIGKILL));
 	/* While it is about to end, or has ended */
 	usleep(1000 * SOON_MS);
 	ASSERT_EQ(0, grab_fill(&l->grab));
-	ASSERT_EQ(0, gate_idle(&l->gate));
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(end == END_KILL ? SIGKILL : 0, status);
+	ASSERT_EQ(0, gate_idle(&l->f.gate));
+	EXPECT_EQ(end == END_KILL ? SIGKILL : 0, proc_wait(&p));
 	EXPECT_EQ(-1, grab_check(&l->grab));
-	if (write) {
-		EXPECT_EQ(-1, life_check_disk(l));
-	}
+	if (self->write)
+		EXPECT_EQ(-1, flight_check_disk(&l->f));
 }
 
-TEST_F_TIMEOUT(end, exit, 60)
-{
-	end_run(_metadata, &self->l, variant->eng, variant->kind,
-		variant->write, END_EXIT);
-}
-
-TEST_F_TIMEOUT(end, sigkill, 60)
-{
-	end_run(_metadata, &self->l, variant->eng, variant->kind,
-		variant->write, END_KILL);
-}
-
-TEST_F_TIMEOUT(end, exec, 60)
-{
-	end_run(_metadata, &self->l, variant->eng, variant->kind,
-		variant->write, END_EXEC);
-}
+TEST_F_TIMEOUT(end, exit, 60) { end_run(_metadata, self, END_EXIT); }
+TEST_F_TIMEOUT(end, sigkill, 60) { end_run(_metadata, self, END_KILL); }
+TEST_F_TIMEOUT(end, exec, 60) { end_run(_metadata, self, END_EXEC); }
 
 /* R15: a ring used by a child works on the child's memory */
 TEST(ring_of_parent)
@@ -586,7 +377,6 @@ TEST(ring_of_parent)
 	struct target t;
 	struct ioq q;
 	struct mem m;
-	int status;
 	pid_t pid;
 
 	NEED("NOPIN_RAW");
@@ -598,84 +388,37 @@ TEST(ring_of_parent)
 	ASSERT_EQ(m.len, ioq_rw(&q, t.fd, false, m.p, m.len, 0));
 	memset(m.p, GRAB_BYTE, m.len);
 	pid = fork();
-	ASSERT_LE(0, pid);
 	if (!pid) {
 		if (ioq_rw(&q, t.fd, false, m.p, m.len, 0) != (long)m.len)
 			_exit(1);
 		_exit(pat_check(m.p, m.len, SEED, 0) >= 0 ? 2 : 0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, child_reap(pid));
 	EXPECT_EQ(-1, byte_check(m.p, m.len, GRAB_BYTE));
-	mem_put(&m);
-	ioq_exit(&q);
-	target_close(&t);
 }
 
-/* A thread in a synchronous read whose buffer another thread unmaps */
-
-struct reader {
-	struct life *l;
-	bool write;
-	pid_t tid;
-	long ret;
-};
-
-static void *reader_thread(void *arg)
+/* A thread in a synchronous transfer whose buffer another thread unmaps */
+static void sync_run(struct __test_metadata *_metadata, struct life *l, bool write)
 {
-	struct reader *r = arg;
-	int fd = r->l->gate.t.fd;
+	long took;
 
-	__atomic_store_n(&r->tid, gettid(), __ATOMIC_RELEASE);
-	if (r->write)
-		r->ret = pwrite(fd, r->l->addr, r->l->len, 0);
-	else
-		r->ret = pread(fd, r->l->addr, r->l->len, 0);
-	return NULL;
-}
-
-static void sync_run(struct __test_metadata *_metadata, struct life *l,
-		     bool write)
-{
-	struct reader r = { .l = l, .write = write };
-	uint64_t start, took;
-	pthread_t th;
-
-	l->seed = now_ms();
-	if (!write)
-		ASSERT_EQ(0, target_fill(&l->gate.t, l->len, l->seed, 0));
-	pat_fill(l->addr, l->len, l->seed, 0);
-	l->wait = vmstat("nopin_wait");
-	l->pinned = vmstat("nopin_pinned");
-	ASSERT_EQ(0, gate_shut(&l->gate, GATE_ASKED, 0));
-	ASSERT_EQ(0, pthread_create(&th, NULL, reader_thread, &r));
-	ASSERT_EQ(0, gate_held(&l->gate, 1));
-	/* It has submitted all of it when it waits */
-	while (!task_blocked(__atomic_load_n(&r.tid, __ATOMIC_ACQUIRE)))
-		usleep(1000);
-	start = now_ms();
-	ASSERT_EQ(0, munmap(l->addr, l->len));
-	took = now_ms() - start;
+	ioq_exit(&l->f.q);
+	flight_set(&l->f, l->a.p, 1, l->a.len, l->a.len);
+	ASSERT_EQ(0, flight_engine(&l->f, ENG_PSYNC));
+	ASSERT_EQ(0, life_start(l, write, GATE_ASKED, 0));
+	took = op_timed(OP_MUNMAP, &l->a);
+	ASSERT_LE(0, took);
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	life_pinned_at_once(_metadata, l, took);
-	ASSERT_EQ(0, gate_open(&l->gate));
-	ASSERT_EQ(0, pthread_join(th, NULL));
 	/* The transfer had begun, so it is one of the whole */
-	EXPECT_EQ(l->len, r.ret);
+	ASSERT_EQ(0, flight_finish(&l->f));
 	EXPECT_EQ(-1, grab_check(&l->grab));
 	if (write)
-		EXPECT_EQ(-1, target_check(&l->gate.t, l->len, l->seed, 0));
+		EXPECT_EQ(-1, flight_check_disk(&l->f));
 }
 
-TEST_F_TIMEOUT(life, other_thread_read, 60)
-{
-	sync_run(_metadata, &self->l, false);
-}
-
-TEST_F_TIMEOUT(life, other_thread_write, 60)
-{
-	sync_run(_metadata, &self->l, true);
-}
+TEST_F_TIMEOUT(life, other_thread_read, 60) { sync_run(_metadata, &self->l, false); }
+TEST_F_TIMEOUT(life, other_thread_write, 60) { sync_run(_metadata, &self->l, true); }
 
 /*
  * New I/O where earlier I/O is in flight that was pinned when its memory went away:
@@ -688,38 +431,39 @@ TEST(pinned_again)
 	struct life l = { 0 };
 	struct target t;
 	uint64_t end;
+	size_t len;
 
 	NEED("NOPIN_HELD");
 	NEED("NOPIN_RAW");
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, life_open(&l, "NOPIN_HELD", ENG_AIO, MEM_ANON, MEM_ANON));
-	ASSERT_EQ(0, target_fill(&t, l.len, SEED, 0));
+	len = l.a.len;
+	ASSERT_EQ(0, target_fill(&t, len, SEED, 0));
 	ASSERT_EQ(0, life_start(&l, false, GATE_ASKED, 0));
-	ASSERT_EQ(0, act_dontneed(&l));
+	ASSERT_EQ(0, op_run(OP_DONTNEED, &l.a));
 
 	busy = fallback("busy");
 	race = fallback("race");
-	ASSERT_EQ(l.len, pread(t.fd, l.addr, l.len, 0));
+	ASSERT_EQ(len, pread(t.fd, l.a.p, len, 0));
 	busy = fallback("busy") - busy;
 	race = fallback("race") - race;
-	ASSERT_EQ(0, life_done(&l));
-	if (mode_get() == MODE_NOPIN) {
+	ASSERT_EQ(0, flight_done(&l.f));
+	if (nopin()) {
 		EXPECT_LT(0, busy);
 		EXPECT_EQ(0, race);
 	}
-	ASSERT_EQ(0, life_finish(&l));
-	EXPECT_EQ(-1, pat_check(l.addr, l.len, SEED, 0));
+	ASSERT_EQ(0, flight_finish(&l.f));
+	EXPECT_EQ(-1, pat_check(l.a.p, len, SEED, 0));
 
 	/* Before long these pages are like others */
 	end = now_ms() + 5000;
 	do {
 		busy = fallback("busy");
-		ASSERT_EQ(l.len, pread(t.fd, l.addr, l.len, 0));
+		ASSERT_EQ(len, pread(t.fd, l.a.p, len, 0));
 		busy = fallback("busy") - busy;
 	} while (busy && now_ms() < end);
 	EXPECT_EQ(0, busy);
 	life_close(&l);
-	target_close(&t);
 }
 
 /*
@@ -729,10 +473,8 @@ TEST(pinned_again)
  */
 
 FIXTURE(neighbours) {
-	struct gate g;
-	struct ioq q;
+	struct flight f;
 	struct mem m;
-	bool ready;
 };
 
 FIXTURE_VARIANT(neighbours) {
@@ -745,10 +487,13 @@ FIXTURE_VARIANT_ADD(neighbours, anon_write) { .kind = MEM_ANON, .write = true };
 FIXTURE_VARIANT_ADD(neighbours, thp_read) { .kind = MEM_THP };
 FIXTURE_VARIANT_ADD(neighbours, thp_write) { .kind = MEM_THP, .write = true };
 FIXTURE_VARIANT_ADD(neighbours, thp_pte_read) { .kind = MEM_THP_PTE };
-FIXTURE_VARIANT_ADD(neighbours, thp_pte_write) {
-	.kind = MEM_THP_PTE, .write = true };
+FIXTURE_VARIANT_ADD(neighbours, thp_pte_write) { .kind = MEM_THP_PTE, .write = true };
 
-#define NR_CHANGES	7
+static const enum op_id changes[] = {
+	OP_DONTNEED, OP_PROTECT_READ, OP_FREE, OP_COLD, OP_MLOCK, OP_MREMAP, OP_MUNMAP,
+};
+
+#define NR_CHANGES	ARRAY_SIZE(changes)
 #define NR_NEIGHBOURS	(4 * NR_CHANGES)
 
 FIXTURE_SETUP(neighbours)
@@ -756,90 +501,44 @@ FIXTURE_SETUP(neighbours)
 	NEED("NOPIN_HELD");
 	/* A wait shows, and does not take all the time that the test has */
 	ASSERT_EQ(0, wait_ms_set(2 * NO_WAIT_MS));
-	ASSERT_EQ(0, gate_init(&self->g, "NOPIN_HELD"));
-	ASSERT_EQ(0, mem_get(&self->m, variant->kind,
-			     mem_of_huge(variant->kind) ? HUGE_LEN :
-						2 * NR_NEIGHBOURS * PAGE));
-	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, NR_NEIGHBOURS));
-	self->ready = true;
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
+	flight_set(&self->f, NULL, NR_NEIGHBOURS, PAGE, 2 * PAGE);
+	ASSERT_EQ(0, flight_engine(&self->f, ENG_AIO));
 }
 
 FIXTURE_TEARDOWN(neighbours)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->q);
-	gate_exit(&self->g);
-	mem_put(&self->m);
+	flight_close(&self->f);
 	wait_ms_set(DEFAULT_WAIT_MS);
-}
-
-/* Change a page in one of several ways; 0 or -1 */
-static int neighbour_change(char *p, unsigned int how)
-{
-	char *to;
-
-	switch (how) {
-	case 0:
-		return madvise(p, PAGE, MADV_DONTNEED);
-	case 1:
-		return mprotect(p, PAGE, PROT_READ);
-	case 2:
-		return madvise(p, PAGE, MADV_FREE);
-	case 3:
-		return madvise(p, PAGE, MADV_COLD);
-	case 4:
-		return mlock(p, PAGE);
-	case 5:
-		to = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		return mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to ?
-			0 : -1;
-	default:
-		return munmap(p, PAGE);
-	}
-}
-
-/* The first change is what splits a PMD: let each be the first in turn */
-static void neighbours_run(struct __test_metadata *_metadata, struct gate *g,
-			   struct ioq *q, char *p, bool wr, unsigned int first)
-{
-	enum { SEED = 11 };
-	unsigned long wait, pinned;
-	uint64_t start;
-
-	ASSERT_EQ(0, target_fill(&g->t, 2 * NR_NEIGHBOURS * PAGE, wr ? ~SEED : SEED, 0));
-	pat_fill(p, 2 * NR_NEIGHBOURS * PAGE, wr ? SEED : ~SEED, 0);
-	wait = vmstat("nopin_wait");
-	pinned = vmstat("nopin_pinned");
-	ASSERT_EQ(0, gate_shut(g, GATE_ASKED, 0));
-	for (int i = 0; i < NR_NEIGHBOURS; i++)
-		ASSERT_EQ(0, ioq_start(q, i, g->t.fd, wr, p + 2 * i * PAGE, PAGE,
-				       2 * i * PAGE));
-	start = now_ms();
-	for (int i = 0; i < NR_NEIGHBOURS; i++)
-		ASSERT_EQ(0, neighbour_change(p + (2 * i + 1) * PAGE,
-					      (i + first) % NR_CHANGES))
-			TH_LOG("%s", strerror(errno));
-	EXPECT_GT(NO_WAIT_MS, now_ms() - start);
-	EXPECT_EQ(0, ioq_reap(q, 0, NULL));
-	EXPECT_EQ(wait, vmstat("nopin_wait"));
-	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
-	ASSERT_EQ(0, gate_open(g));
-	ASSERT_EQ(NR_NEIGHBOURS, ioq_reap(q, NR_NEIGHBOURS, NULL));
-	for (int i = 0; i < NR_NEIGHBOURS; i++) {
-		EXPECT_EQ(-1, pat_check(p + 2 * i * PAGE, PAGE, SEED, 2 * i * PAGE));
-		if (wr)
-			EXPECT_EQ(-1, target_check(&g->t, PAGE, SEED, 2 * i * PAGE));
-	}
 }
 
 TEST_F_TIMEOUT(neighbours, change, 120)
 {
-	for (unsigned int first = 0; first < NR_CHANGES; first++) {
-		neighbours_run(_metadata, &self->g, &self->q, self->m.p,
-			       variant->write, first);
+	size_t len = mem_of_huge(variant->kind) ? HUGE_LEN : 2 * NR_NEIGHBOURS * PAGE;
+	struct flight *f = &self->f;
+	uint64_t start;
+
+	/* The first change is what splits a PMD: let each be the first in turn */
+	for (size_t first = 0; first < NR_CHANGES; first++) {
+		ASSERT_EQ(0, mem_get(&self->m, variant->kind, len));
+		f->buf = self->m.p;
+		ASSERT_EQ(0, flight_prepare(f, variant->write));
+		ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+		start = now_ms();
+		for (size_t i = 0; i < NR_NEIGHBOURS; i++) {
+			struct area a = { f->buf + (2 * i + 1) * PAGE, PAGE, -1 };
+
+			ASSERT_EQ(0, op_run(changes[(i + first) % NR_CHANGES], &a));
+		}
+		EXPECT_GT(NO_WAIT_MS, now_ms() - start);
+		EXPECT_EQ(0, flight_done(f));
+		EXPECT_EQ(f->wait, vmstat("nopin_wait"));
+		EXPECT_EQ(f->pinned, vmstat("nopin_pinned"));
+		ASSERT_EQ(0, flight_finish(f));
+		EXPECT_EQ(-1, flight_check(f, f->buf, true));
+		if (variant->write)
+			EXPECT_EQ(-1, flight_check_disk(f));
 		mem_put(&self->m);
-		ASSERT_EQ(0, mem_get(&self->m, variant->kind, self->m.len));
 	}
 }
 
@@ -847,7 +546,6 @@ TEST_F_TIMEOUT(neighbours, change, 120)
 
 FIXTURE(file) {
 	struct life l;
-	bool ready;
 };
 
 FIXTURE_VARIANT(file) {
@@ -861,32 +559,13 @@ FIXTURE_VARIANT_ADD(file, shmem) { .kind = MEM_SHMEM };
 FIXTURE_SETUP(file)
 {
 	NEED("NOPIN_HELD");
-	pin_to_cpu(0);
 	ASSERT_EQ(0, life_open(&self->l, "NOPIN_HELD", ENG_AIO, variant->kind,
 			       MEM_ANON));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(file)
 {
-	if (self->ready)
-		life_close(&self->l);
-}
-
-static int act_truncate(struct life *l)
-{
-	return ftruncate(l->buf.fd, 0) ?: ftruncate(l->buf.fd, l->len);
-}
-
-static int act_punch(struct life *l)
-{
-	return fallocate(l->buf.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			 0, l->len);
-}
-
-static int act_remove(struct life *l)
-{
-	return madvise(l->addr, l->len, MADV_REMOVE);
+	life_close(&self->l);
 }
 
 /*
@@ -894,44 +573,42 @@ static int act_remove(struct life *l)
  * for what a device writes to the file's pages, so that it is in the file, or not.
  * Pages that a device only reads are pinned at once.
  */
-static void file_run(struct __test_metadata *_metadata, struct life *l,
-		     int (*act)(struct life *l), bool write)
+static void file_run(struct __test_metadata *_metadata, struct life *l, enum op_id op,
+		     bool write)
 {
-	bool waits = mode_get() == MODE_NOPIN && !write;
-	uint64_t start, took;
+	bool waits = nopin() && !write;
+	long took;
 
 	ASSERT_EQ(0, life_start(l, write, waits ? GATE_WAIT : GATE_ASKED, SOON_MS));
-	start = now_ms();
-	ASSERT_EQ(0, act(l)) TH_LOG("%s", strerror(errno));
-	took = now_ms() - start;
+	took = op_timed(op, &l->a);
+	ASSERT_LE(0, took) TH_LOG("%s", strerror(-took));
 	ASSERT_EQ(0, grab_fill(&l->grab));
 	if (waits) {
-		EXPECT_GT(vmstat("nopin_wait"), l->wait);
-		EXPECT_EQ(l->pinned, vmstat("nopin_pinned"));
+		EXPECT_GT(vmstat("nopin_wait"), l->f.wait);
+		EXPECT_EQ(l->f.pinned, vmstat("nopin_pinned"));
 	} else {
 		life_pinned_at_once(_metadata, l, took);
 	}
-	ASSERT_EQ(0, life_finish(l));
+	ASSERT_EQ(0, flight_finish(&l->f));
 	EXPECT_EQ(-1, grab_check(&l->grab));
-	EXPECT_EQ(-1, byte_check(l->addr, l->len, 0));
-	if (write) {
-		EXPECT_EQ(-1, life_check_disk(l));
-	}
+	EXPECT_EQ(-1, byte_check(l->a.p, l->a.len, 0));
+	if (write)
+		EXPECT_EQ(-1, flight_check_disk(&l->f));
 }
 
-#define FILE_TEST(name)							\
+#define FILE_TEST(name, op)						\
 	TEST_F_TIMEOUT(file, name##_read, 60)				\
 	{								\
-		file_run(_metadata, &self->l, act_##name, false);	\
+		file_run(_metadata, &self->l, op, false);		\
 	}								\
 	TEST_F_TIMEOUT(file, name##_write, 60)				\
 	{								\
-		file_run(_metadata, &self->l, act_##name, true);	\
+		file_run(_metadata, &self->l, op, true);		\
 	}
 
-FILE_TEST(truncate)
-FILE_TEST(punch)
-FILE_TEST(remove)
+FILE_TEST(truncate, OP_CUT)
+FILE_TEST(punch, OP_PUNCH)
+FILE_TEST(remove, OP_REMOVE)
 
 int main(int argc, char **argv)
 {

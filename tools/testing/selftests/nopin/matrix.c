@@ -34,44 +34,18 @@
  * That is "ok", and told as "written after" in the detail; without pins it is
  * "corrupts". The same holds for writes that soft-dirty tracking misses.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <glob.h>
 #include <limits.h>
 #include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
-
-#ifndef MADV_COLD
-#define MADV_COLD		20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT		21
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE	23
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE		25
-#endif
-#ifndef MADV_HWPOISON
-#define MADV_HWPOISON		100
-#endif
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE	101
-#endif
 
 #define HPAGE		(2 * MB)
 #define HPAGE_PAGES	(HPAGE / PAGE)
@@ -104,11 +78,8 @@
 #define HUGE_FILE	"hugepages/hugepages-2048kB/nr_hugepages"
 #define MEMORY_PATH	"/sys/devices/system/memory/memory%d/state"
 #define SCHED_NUMA	"/sys/kernel/debug/sched/numa_balancing/"
-#define KSM		"/sys/kernel/mm/ksm/"
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define PRINTK		"/proc/sys/kernel/printk"
-#define CGROUP_ROOT	"/sys/fs/cgroup"
-#define CGROUP		CGROUP_ROOT "/nopin-matrix"
 
 /* Most kernel memory of this task comes from the other node */
 #define SCATTER_NODE	0
@@ -153,16 +124,21 @@ enum place {
 #define WRITES		0x40	/* the device reads the memory */
 #define CHILD		0x80	/* the process itself ends */
 #define AT_ONCE		0x100	/* a wait for the I/O would buy nothing */
+#define WHOLE		0x200	/* done to all of the mapping */
+#define LAST		0x400	/* done to the last page, cell.extra */
 
 struct cell;
 
-struct op {
+struct row {
 	const char *name;
 	enum place place;
 	/* 0, 1 if the machine lacks something (cell.why), or -errno */
 	int (*prep)(struct cell *c);
 	/* One try: 0 for success, 1 if refused (cell.why), or -errno */
 	int (*run)(struct cell *c);
+	/* Or an operation of the table, and the same about what has come of it */
+	enum op_id op;
+	int (*judge)(struct cell *c);
 	void (*undo)(struct cell *c);
 	unsigned int flags;
 };
@@ -188,7 +164,7 @@ struct flow {
 };
 
 struct cell {
-	const struct op *op;
+	const struct row *row;
 	enum column col;
 	bool nopin;
 	struct slow slow;
@@ -219,22 +195,22 @@ struct cell {
 };
 
 enum {
-	OP_COMPACT, OP_THP, OP_HUGETLB, OP_NUMA, OP_MOVE_PAGES, OP_MBIND, OP_CMA,
-	OP_OFFLINE, OP_RECLAIM, OP_PAGEOUT, OP_KSM, OP_COLLAPSE, OP_SPLIT,
-	OP_SOFT_DIRTY, OP_UFFD, OP_MPROTECT, OP_MREMAP, OP_MUNMAP, OP_DONTNEED,
-	OP_FORK, OP_SOFT_OFFLINE, OP_HWPOISON, OP_KILL, OP_OOM, NR_OPS
+	ROW_COMPACT, ROW_THP, ROW_HUGETLB, ROW_NUMA, ROW_MOVE_PAGES, ROW_MBIND, ROW_CMA,
+	ROW_OFFLINE, ROW_RECLAIM, ROW_PAGEOUT, ROW_KSM, ROW_COLLAPSE, ROW_SPLIT,
+	ROW_SOFT_DIRTY, ROW_UFFD, ROW_MPROTECT, ROW_MREMAP, ROW_MUNMAP, ROW_DONTNEED,
+	ROW_FORK, ROW_SOFT_OFFLINE, ROW_HWPOISON, ROW_KILL, ROW_OOM, NR_ROWS
 };
 
 /* What has to be put right whatever happens to a test: shared with its parents */
 struct machine {
 	bool filled;
-	uint64_t base[NR_OPS];	/* how long an operation takes without I/O, */
-	unsigned int tries[NR_OPS];	/* and how many tries */
+	uint64_t base[NR_ROWS];	/* how long an operation takes without I/O, */
+	unsigned int tries[NR_ROWS];	/* and how many tries */
 	int huge[2];		/* the pool of a node, or -1 */
 	unsigned long cma_taken;
 	int block;		/* that is in ZONE_MOVABLE, or -1 */
 	bool ksm;
-	bool cgroup;
+	struct cgroup cgroup;
 };
 
 static struct machine *machine;
@@ -250,27 +226,7 @@ static uint64_t now_us(void)
 #define because(c, fmt, ...)						\
 	snprintf((c)->why, sizeof((c)->why), fmt, ##__VA_ARGS__)
 
-static long read_long(const char *path)
-{
-	char buf[64];
-
-	return sysfs_read(path, buf, sizeof(buf)) ? -1 : strtol(buf, NULL, 10);
-}
-
-static int write_long(const char *path, long val)
-{
-	char buf[32];
-
-	snprintf(buf, sizeof(buf), "%ld", val);
-	return sysfs_write(path, buf);
-}
-
 /* ---- pages ---- */
-
-#define PM_PFN(e)	((e) & ((1ULL << 55) - 1))
-#define PM_SOFT_DIRTY	55
-#define PM_SWAP		62
-#define PM_PRESENT	63
 
 #define KPF_COMPOUND_HEAD	15
 #define KPF_COMPOUND_TAIL	16
@@ -281,24 +237,12 @@ static bool has_bit(uint64_t val, unsigned int bit)
 	return val >> bit & 1;
 }
 
-static int read_pagemap(const void *p, uint64_t *entry, size_t nr)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = pread(fd, entry, nr * 8, (unsigned long)p / PAGE * 8);
-	close(fd);
-	return n == (ssize_t)(nr * 8) ? 0 : -EIO;
-}
-
 /* 0 if the page is not present */
 static uint64_t pfn_of(const void *p)
 {
 	uint64_t e;
 
-	if (read_pagemap(p, &e, 1) || !has_bit(e, PM_PRESENT))
+	if (pagemap_read(p, &e, 1) || !has_bit(e, PM_PRESENT))
 		return 0;
 	return PM_PFN(e);
 }
@@ -327,15 +271,6 @@ static unsigned int pages_moved(struct cell *c)
 		moved += pfn && pfn != c->pfn[i];
 	}
 	return moved;
-}
-
-static unsigned int pages_on_node(struct cell *c, int node)
-{
-	unsigned int nr = 0;
-
-	for (size_t i = 0; i < NR_PAGES; i++)
-		nr += mem_node(c->buf + i * PAGE) == node;
-	return nr;
 }
 
 static int prefer_node(int node)
@@ -395,12 +330,12 @@ static int hog(int node, long nr)
 	long now;
 
 	snprintf(path, sizeof(path), NODE_PATH HUGE_FILE, node);
-	now = read_long(path);
+	now = sysfs_get(path);
 	if (now < 0)
 		return -ENOENT;
 	if (machine->huge[node] < 0)
 		machine->huge[node] = now;
-	return write_long(path, now + nr);
+	return sysfs_put(path, now + nr);
 }
 
 static void unhog(int node)
@@ -410,7 +345,7 @@ static void unhog(int node)
 	if (machine->huge[node] < 0)
 		return;
 	snprintf(path, sizeof(path), NODE_PATH HUGE_FILE, node);
-	write_long(path, machine->huge[node]);
+	sysfs_put(path, machine->huge[node]);
 	machine->huge[node] = -1;
 }
 
@@ -450,7 +385,7 @@ static void ksm_put(const char *file, long val)
 	char path[128];
 
 	snprintf(path, sizeof(path), KSM "%s", file);
-	write_long(path, val);
+	sysfs_put(path, val);
 }
 
 static void machine_restore(void)
@@ -458,7 +393,7 @@ static void machine_restore(void)
 	unhog(0);
 	unhog(1);
 	if (machine->cma_taken) {
-		write_long(cma_file("free"), machine->cma_taken);
+		sysfs_put(cma_file("free"), machine->cma_taken);
 		machine->cma_taken = 0;
 	}
 	if (machine->block >= 0) {
@@ -474,24 +409,19 @@ static void machine_restore(void)
 		machine->ksm = false;
 	}
 	sysfs_write(NUMA_SWITCH, "0");
-	if (machine->cgroup) {
-		for (int i = 0; i < 50 && rmdir(CGROUP) && errno == EBUSY; i++)
-			usleep(10000);
-		machine->cgroup = false;
-	}
+	cgroup_remove(&machine->cgroup);
+	machine->cgroup.dir[0] = '\0';
 }
 
 static int cgroup_enter(struct cell *c)
 {
-	if (access(CGROUP_ROOT "/cgroup.controllers", R_OK)) {
-		because(c, "no cgroup2 in " CGROUP_ROOT);
+	int ret = cgroup_make(&machine->cgroup, "memory");
+
+	if (ret == -ENOENT) {
+		because(c, "no cgroup v2");
 		return 1;
 	}
-	sysfs_write(CGROUP_ROOT "/cgroup.subtree_control", "+memory");
-	if (mkdir(CGROUP, 0755) && errno != EEXIST)
-		return -errno;
-	machine->cgroup = true;
-	return sysfs_write(CGROUP "/cgroup.procs", "0");
+	return ret ?: cgroup_put(&machine->cgroup, "cgroup.procs", "0");
 }
 
 /* ---- where the pages are ---- */
@@ -511,15 +441,6 @@ static int hold_pages(struct ioq *q, void *p, size_t len)
 	struct iovec iov = { p, len };
 
 	return ring_buffers_flags(&q->ring, &iov, 1, NULL, 0);
-}
-
-/* Addresses for huge pages */
-static char *huge_space(size_t len)
-{
-	char *p = mmap(NULL, len + HPAGE, PROT_NONE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : (char *)ALIGN_UP((unsigned long)p, HPAGE);
 }
 
 /* How many there are. Where there are page tables no huge page is tried. */
@@ -547,9 +468,9 @@ static int huge_get(char *p, int nr)
  */
 static int compact_once(struct cell *c)
 {
-	char *p = huge_space(HPAGE);
+	char *p = space_get(HPAGE, HPAGE);
 
-	for (int i = 0; p && i < 300; i++) {
+	for (int i = 0; i < 300; i++) {
 		bool got = huge_get(p, 1) == 1;
 
 		munmap(p, HPAGE);
@@ -608,10 +529,8 @@ static int place_scattered(struct cell *c)
 		return ret;
 
 	/* First what is in smaller pieces, so that blocks are split one by one */
-	soak = mmap(NULL, small * PAGE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	fill = mmap(NULL, (NR_PAGES + 1) * HPAGE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	soak = anon_map(small * PAGE);
+	fill = anon_map((NR_PAGES + 1) * HPAGE);
 	if (soak == MAP_FAILED || fill == MAP_FAILED)
 		return -errno;
 	prefer_node(SCATTER_NODE);
@@ -644,14 +563,14 @@ static int place_scattered(struct cell *c)
 		because(c, "only %zu blocks", seen);
 		return -ENOSPC;
 	}
-	return c->op->flags & NEVER_WAITS ? compact_once(c) : 0;
+	return c->row->flags & NEVER_WAITS ? compact_once(c) : 0;
 }
 
 /* Movable memory comes from the CMA area when there is little else on the node */
 static int place_cma(struct cell *c)
 {
-	long base = read_long(cma_file("base_pfn"));
-	long count = read_long(cma_file("count"));
+	long base = sysfs_get(cma_file("base_pfn"));
+	long count = sysfs_get(cma_file("count"));
 	unsigned long blocks, small;
 	unsigned int inside = 0;
 	long chunk, spare;
@@ -675,12 +594,12 @@ static int place_cma(struct cell *c)
 		return 1;
 	}
 	/* Leave less than that of other memory */
-	chunk = read_long(cma_file("maxchunk"));
-	ret = write_long(cma_file("alloc"), chunk);
+	chunk = sysfs_get(cma_file("maxchunk"));
+	ret = sysfs_put(cma_file("alloc"), chunk);
 	ret = ret ?: node_free(node, &blocks, &small);
 	spare = chunk * 3 / 4 - (long)small;
 	ret = ret ?: hog(node, blocks - spare / (long)HPAGE_PAGES);
-	ret = ret ?: write_long(cma_file("free"), chunk);
+	ret = ret ?: sysfs_put(cma_file("free"), chunk);
 	prefer_node(node);
 	touch(c->buf, NR_PAGES);
 	prefer_node(-1);
@@ -747,26 +666,20 @@ static int place_movable(struct cell *c)
 
 static int place(struct cell *c)
 {
-	char *p;
-
 	pin_to_cpu(0);
-	if (c->op->place == PLACE_THP) {
+	if (c->row->place == PLACE_THP) {
 		int ret = mem_get(&c->m, MEM_THP, HPAGE);
 
 		c->buf = c->m.p;
 		return ret;
 	}
 	/* An aligned block of addresses, with nothing in it yet */
-	p = mmap(NULL, 2 * HPAGE, PROT_NONE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	c->buf = (char *)ALIGN_UP((unsigned long)p, HPAGE);
+	c->buf = space_get(HPAGE, HPAGE);
 	if (mmap(c->buf, HPAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return -errno;
 
-	switch (c->op->place) {
+	switch (c->row->place) {
 	case PLACE_SCATTERED:
 		return place_scattered(c);
 	case PLACE_CMA:
@@ -784,7 +697,7 @@ static int place(struct cell *c)
 /* How much of a piece can be relied on */
 static size_t piece_len(struct cell *c, int i)
 {
-	return c->op->flags & LAST_LOST && i == NR_PIECES - 1 ? PIECE - PAGE : PIECE;
+	return c->row->flags & LAST_LOST && i == NR_PIECES - 1 ? PIECE - PAGE : PIECE;
 }
 
 /*
@@ -796,7 +709,7 @@ static void flow_check(struct flow *f, int i)
 	size_t len = piece_len(f->c, i);
 	ssize_t bad;
 
-	if (f->c->op->flags & (GONE | WRITES | CHILD))
+	if (f->c->row->flags & (GONE | WRITES | CHILD))
 		return;
 	if (pwrite(f->copy_fd, f->c->buf + i * PIECE, len, 0) != (ssize_t)len ||
 	    pread(f->copy_fd, f->copy, len, 0) != (ssize_t)len)
@@ -809,7 +722,7 @@ static void flow_check(struct flow *f, int i)
 static void flow_ended(struct flow *f, int i, uint64_t seed, long res)
 {
 	bool may_fail = f->c->nopin &&
-			f->c->op->flags & (GONE | MOVED | PROTECTS | LAST_LOST);
+			f->c->row->flags & (GONE | MOVED | PROTECTS | LAST_LOST);
 
 	f->end = now_us();
 	/* A page that is out of service makes a transfer short */
@@ -904,7 +817,7 @@ static void flow_async(struct flow *f, char *buf, bool write)
 static void *flow_thread(void *arg)
 {
 	struct flow *f = arg;
-	bool write = f->c->op->flags & WRITES;
+	bool write = f->c->row->flags & WRITES;
 
 	/* The address of the beginning, whatever happens to the memory */
 	if (f->queue)
@@ -924,14 +837,12 @@ static int flow_init(struct flow *f, struct cell *c)
 	for (int i = 0; i < NR_PIECES; i++)
 		f->seed[i] = SEED_OLD;
 	f->repeat = c->col == COL_BUSY ||
-		    (c->op->flags & DAEMON && c->col != COL_NONE &&
+		    (c->row->flags & DAEMON && c->col != COL_NONE &&
 		     c->col != COL_IDLE);
 	f->queue = c->col == COL_AIO || c->col == COL_BUSY;
 	if (f->queue)
-		ret = ioq_init(&f->q, c->col == COL_AIO ? ENG_AIO : ENG_URING_FIXED,
-			       2 * NR_PIECES);
-	if (!ret && c->col == COL_BUSY)
-		ret = ring_buffer(&f->q.ring, c->buf, LEN);
+		ret = ioq_init_buffer(&f->q, c->col == COL_AIO ? ENG_AIO :
+				      ENG_URING_FIXED, 2 * NR_PIECES, c->buf, LEN);
 	if (f->copy_fd < 0)
 		ret = -errno;
 	return ret;
@@ -943,7 +854,7 @@ static int flow_start(struct flow *f)
 	int ret;
 
 	if (!f->repeat) {
-		ret = slow_prime(&f->c->slow, f->c->op->flags & WRITES, HEAD_MS);
+		ret = slow_prime(&f->c->slow, f->c->row->flags & WRITES, HEAD_MS);
 		if (ret)
 			return ret;
 	}
@@ -1000,9 +911,8 @@ static long idle_rw(struct cell *c, bool write, off_t pos, size_t len)
 
 static int idle_init(struct cell *c)
 {
-	int ret = ioq_init(&c->ring, ENG_URING_FIXED, 4);
+	int ret = ioq_init_buffer(&c->ring, ENG_URING_FIXED, 4, c->buf, LEN);
 
-	ret = ret ?: ring_buffer(&c->ring.ring, c->buf, LEN);
 	/* So often that the kernel knows the pages */
 	for (int i = 0; i < 12 && !ret; i++)
 		if (idle_rw(c, false, POS_WHOLE(SEED_NEXT), LEN) != (long)LEN)
@@ -1016,7 +926,7 @@ static int idle_init(struct cell *c)
 /* Without pins it is the address range that is registered, not the pages */
 static bool range_lost(struct cell *c)
 {
-	return c->nopin && c->op->flags & (GONE | MOVED) && !c->op->undo;
+	return c->nopin && c->row->flags & (GONE | MOVED) && !c->row->undo;
 }
 
 /* As target_check(), of a pattern that begins at @pos */
@@ -1034,7 +944,7 @@ static int disk_check(struct target *t, size_t len, uint64_t seed, off_t pos)
 /* After the operation: the address range, or the pages, are still usable */
 static int idle_check(struct cell *c)
 {
-	unsigned int flags = c->op->flags;
+	unsigned int flags = c->row->flags;
 	size_t len = flags & LAST_LOST ? LEN - PAGE : LEN;
 	bool lost = range_lost(c);
 	char *at = c->buf;
@@ -1057,8 +967,7 @@ static int idle_check(struct cell *c)
 		if (!(flags & MOVED))
 			return 0;
 		ioq_exit(&c->ring);
-		if (ioq_init(&c->ring, ENG_URING_FIXED, 4) ||
-		    ring_buffer(&c->ring.ring, c->buf, LEN))
+		if (ioq_init_buffer(&c->ring, ENG_URING_FIXED, 4, c->buf, LEN))
 			return -EIO;
 		res = idle_rw(c, false, POS_WHOLE(SEED_NEW), len);
 	}
@@ -1082,6 +991,34 @@ static int idle_check(struct cell *c)
 
 /* ---- operations ---- */
 
+/* An errno of somebody who may be asked again: he refuses */
+static int refused(struct cell *c, int ret)
+{
+	if (ret < 0)
+		because(c, "%s", strerror(-ret));
+	return ret == -EAGAIN || ret == -EBUSY || ret == -EIO ? 1 : ret;
+}
+
+/* The operation on the buffer, or on all that is mapped around it, or on the last page */
+static int run_op(struct cell *c, enum op_id op)
+{
+	struct area a = { c->buf, LEN, -1, .node = c->to, .uffd = c->uffd };
+	int ret;
+
+	if (c->row->flags & WHOLE)
+		a.len = HPAGE;
+	if (c->row->flags & LAST)
+		a = (struct area) { c->extra, PAGE, -1 };
+	ret = op_run(op, &a);
+	if (ret < 0)
+		return refused(c, ret);
+	if (c->row->flags & MOVED) {
+		c->extra = c->buf;
+		c->buf = a.p;
+	}
+	return 0;
+}
+
 static int judge_moved(struct cell *c, unsigned int want)
 {
 	unsigned int moved = pages_moved(c);
@@ -1090,19 +1027,17 @@ static int judge_moved(struct cell *c, unsigned int want)
 	return moved < want;
 }
 
-static int run_compact(struct cell *c)
+/* To the end of the zone, where some of them are already */
+static int judge_compact(struct cell *c)
 {
-	int ret = sysfs_write("/proc/sys/vm/compact_memory", "1");
-
-	/* To the end of the zone, where some of them are already */
-	return ret ?: judge_moved(c, NR_PAGES / 2);
+	return judge_moved(c, NR_PAGES / 2);
 }
 
 static int prep_thp(struct cell *c)
 {
 	c->extra_len = NR_HUGE * HPAGE;
-	c->extra = huge_space(c->extra_len);
-	return c->extra ? 0 : -ENOMEM;
+	c->extra = space_get(c->extra_len, HPAGE);
+	return 0;
 }
 
 static int run_thp(struct cell *c)
@@ -1120,7 +1055,7 @@ static int prep_hugetlb(struct cell *c)
 	char path[128];
 
 	snprintf(path, sizeof(path), NODE_PATH HUGE_FILE, SCATTER_NODE);
-	c->saved = read_long(path);
+	c->saved = sysfs_get(path);
 	return 0;
 }
 
@@ -1130,8 +1065,8 @@ static int run_hugetlb(struct cell *c)
 	int ret, got;
 
 	snprintf(path, sizeof(path), NODE_PATH HUGE_FILE, SCATTER_NODE);
-	ret = write_long(path, c->saved + NR_HUGE);
-	got = read_long(path) - c->saved;
+	ret = sysfs_put(path, c->saved + NR_HUGE);
+	got = sysfs_get(path) - c->saved;
 	because(c, "%d of %d huge pages, %u of the buffer moved", got, NR_HUGE,
 		pages_moved(c));
 	return ret ?: got < NR_HUGE;
@@ -1152,24 +1087,15 @@ static int prep_nodes(struct cell *c)
 
 static int judge_node(struct cell *c, unsigned int want)
 {
-	unsigned int nr = pages_on_node(c, c->to);
+	struct area a = { c->buf, LEN, -1 };
+	int nr = pages_on_node(&a, c->to);
 
-	because(c, "%u of %zu pages moved", nr, NR_PAGES);
-	return nr < want;
+	because(c, "%d of %zu pages moved", nr, NR_PAGES);
+	return nr < (int)want;
 }
 
-static int run_move_pages(struct cell *c)
+static int judge_all(struct cell *c)
 {
-	int nodes[NR_PAGES], status[NR_PAGES];
-	void *pages[NR_PAGES];
-
-	for (size_t i = 0; i < NR_PAGES; i++) {
-		pages[i] = c->buf + i * PAGE;
-		nodes[i] = c->to;
-	}
-	if (syscall(SYS_move_pages, 0, NR_PAGES, pages, nodes, status,
-		    MPOL_MF_MOVE) < 0)
-		return -errno;
 	return judge_node(c, NR_PAGES);
 }
 
@@ -1217,20 +1143,18 @@ static int run_numa(struct cell *c)
 
 static int run_cma(struct cell *c)
 {
-	long nr = read_long(cma_file("maxchunk"));
-	int ret = write_long(cma_file("alloc"), nr);
+	long nr = sysfs_get(cma_file("maxchunk"));
+	int ret = refused(c, sysfs_put(cma_file("alloc"), nr));
 
-	if (ret) {
-		because(c, "%s", strerror(-ret));
-		return ret == -ENOMEM || ret == -EBUSY ? 1 : ret;
-	}
+	if (ret)
+		return ret == -ENOMEM ? 1 : ret;
 	machine->cma_taken = nr;
 	/* Nobody else's pages, and not here any more */
 	for (size_t i = 0; i < NR_PAGES; i++) {
 		uint64_t pfn = pfn_of(c->buf + i * PAGE);
-		uint64_t base = read_long(cma_file("base_pfn"));
+		uint64_t base = sysfs_get(cma_file("base_pfn"));
 
-		if (pfn >= base && pfn < base + read_long(cma_file("count"))) {
+		if (pfn >= base && pfn < base + sysfs_get(cma_file("count"))) {
 			because(c, "page %zu is still in the area", i);
 			return -EEXIST;
 		}
@@ -1260,16 +1184,14 @@ static int run_offline(struct cell *c)
 	sysfs_write(PRINTK, printk);
 	setitimer(ITIMER_REAL, &none, NULL);
 	because(c, "%u of the buffer moved", pages_moved(c));
-	if (ret)
-		because(c, "%s", strerror(-ret));
-	return ret == -EBUSY || ret == -EAGAIN || ret == -EINTR ? 1 : ret;
+	return refused(c, ret == -EINTR ? -EAGAIN : ret);
 }
 
 static int judge_out(struct cell *c)
 {
 	uint64_t e[NR_PAGES];
 	size_t nr = 0;
-	int ret = read_pagemap(c->buf, e, NR_PAGES);
+	int ret = pagemap_read(c->buf, e, NR_PAGES);
 
 	for (size_t i = 0; i < NR_PAGES && !ret; i++) {
 		c->out[i] |= has_bit(e[i], PM_SWAP);
@@ -1291,32 +1213,23 @@ static int prep_swap(struct cell *c)
 static int prep_reclaim(struct cell *c)
 {
 	/* Old enough for the first try */
-	if (madvise(c->buf, LEN, MADV_COLD))
-		return -errno;
-	return prep_swap(c);
+	return run_op(c, OP_COLD) ?: prep_swap(c);
 }
 
 static int run_reclaim(struct cell *c)
 {
-	int ret = sysfs_write(CGROUP "/memory.reclaim", "16M");
+	int ret = cgroup_put(&machine->cgroup, "memory.reclaim", "16M");
 
 	/* There is less than that */
 	return ret && ret != -EAGAIN ? ret : judge_out(c);
 }
 
-static int run_pageout(struct cell *c)
-{
-	if (madvise(c->buf, LEN, MADV_PAGEOUT))
-		return -errno;
-	return judge_out(c);
-}
-
 static int ksm_scans(int nr)
 {
-	long want = read_long(KSM "full_scans") + nr;
+	long want = sysfs_get(KSM "full_scans") + nr;
 
 	for (int i = 0; i < 1000; i++) {
-		if (read_long(KSM "full_scans") >= want)
+		if (sysfs_get(KSM "full_scans") >= want)
 			return 0;
 		usleep(5000);
 	}
@@ -1330,8 +1243,7 @@ static int prep_ksm(struct cell *c)
 		return 1;
 	}
 	c->extra_len = LEN;
-	c->extra = mmap(NULL, LEN, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	c->extra = anon_map(LEN);
 	if (c->extra == MAP_FAILED || madvise(c->buf, LEN, MADV_MERGEABLE))
 		return -errno;
 	pat_fill(c->extra, LEN, SEED_OLD, 0);
@@ -1348,7 +1260,7 @@ static int run_ksm(struct cell *c)
 {
 	unsigned int merged = 0, before;
 	/* Longer on a slow machine */
-	uint64_t patience = DAEMON_MS + machine->base[OP_KSM] / 1000 * 20;
+	uint64_t patience = DAEMON_MS + machine->base[ROW_KSM] / 1000 * 20;
 	uint64_t progress = now_ms();
 
 	if (madvise(c->extra, LEN, MADV_MERGEABLE))
@@ -1382,14 +1294,10 @@ static bool is_huge(struct cell *c)
 	       has_bit(flags, KPF_COMPOUND_TAIL);
 }
 
-static int run_collapse(struct cell *c)
+static int judge_collapse(struct cell *c)
 {
-	if (!madvise(c->buf, HPAGE, MADV_COLLAPSE)) {
-		because(c, "a huge page");
-		return is_huge(c) ? 0 : -EIO;
-	}
-	because(c, "%s", strerror(errno));
-	return errno == EAGAIN || errno == EBUSY ? 1 : -errno;
+	because(c, "a huge page");
+	return is_huge(c) ? 0 : -EIO;
 }
 
 static int run_split(struct cell *c)
@@ -1405,18 +1313,11 @@ static int run_split(struct cell *c)
 }
 
 /* What memory has when nobody may change it any more */
-static void snapshot(struct cell *c)
+static int judge_later(struct cell *c)
 {
 	if (c->snapshot)
 		memcpy(c->snapshot, c->buf, LEN);
-}
-
-static int run_soft_dirty(struct cell *c)
-{
-	int ret = sysfs_write("/proc/self/clear_refs", "4");
-
-	snapshot(c);
-	return ret;
+	return 0;
 }
 
 /* Pages that have changed since then must be known to have changed */
@@ -1429,7 +1330,7 @@ static void undo_soft_dirty(struct cell *c)
 		bool changed = memcmp(c->snapshot + i * PAGE, c->buf + i * PAGE,
 				      PAGE);
 
-		if (changed && !read_pagemap(c->buf + i * PAGE, &e, 1) &&
+		if (changed && !pagemap_read(c->buf + i * PAGE, &e, 1) &&
 		    !has_bit(e, PM_SOFT_DIRTY))
 			c->written_after = true;
 	}
@@ -1443,57 +1344,17 @@ static void judge_snapshot(struct cell *c)
 
 static int prep_uffd(struct cell *c)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP
-	};
-	struct uffdio_register reg = {
-		.range = { (unsigned long)c->buf, HPAGE },
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-
-	c->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (c->uffd < 0 || ioctl(c->uffd, UFFDIO_API, &api)) {
-		because(c, "no userfaultfd: %s", strerror(errno));
-		return 1;
-	}
-	return ioctl(c->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
-}
-
-static int uffd_protect(struct cell *c, bool on)
-{
-	struct uffdio_writeprotect wp = {
-		.range = { (unsigned long)c->buf, HPAGE },
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	return ioctl(c->uffd, UFFDIO_WRITEPROTECT, &wp) ? -errno : 0;
-}
-
-static int run_uffd(struct cell *c)
-{
-	int ret = uffd_protect(c, true);
-
-	if (ret == -EAGAIN) {
-		because(c, "%s", strerror(EAGAIN));
-		return 1;
-	}
-	snapshot(c);
-	return ret;
+	c->uffd = uffd_open(c->buf, HPAGE, UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	if (c->uffd < 0)
+		because(c, "no userfaultfd: %s", strerror(-c->uffd));
+	return c->uffd < 0;
 }
 
 static void undo_uffd(struct cell *c)
 {
 	judge_snapshot(c);
-	for (int i = 0; i < TRIES && uffd_protect(c, false) == -EAGAIN; i++)
+	for (int i = 0; i < TRIES && run_op(c, OP_UFFD_UNPROTECT) == 1; i++)
 		;
-}
-
-static int run_mprotect(struct cell *c)
-{
-	if (mprotect(c->buf, HPAGE, PROT_READ))
-		return -errno;
-	snapshot(c);
-	return 0;
 }
 
 static void undo_mprotect(struct cell *c)
@@ -1503,33 +1364,11 @@ static void undo_mprotect(struct cell *c)
 		c->checks = true;
 }
 
-static int run_mremap(struct cell *c)
+/* Nothing else may come to this address */
+static int judge_munmap(struct cell *c)
 {
-	char *space = mmap(NULL, 2 * HPAGE, PROT_NONE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	char *to = (char *)ALIGN_UP((unsigned long)space, HPAGE);
-
-	if (space == MAP_FAILED ||
-	    mremap(c->buf, HPAGE, HPAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		return -errno;
-	c->extra = c->buf;
-	c->buf = to;
-	return 0;
-}
-
-static int run_munmap(struct cell *c)
-{
-	if (munmap(c->buf, HPAGE))
-		return -errno;
-	/* Nothing else may come to this address */
-	mmap(c->buf, HPAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-	     -1, 0);
-	return 0;
-}
-
-static int run_dontneed(struct cell *c)
-{
-	return madvise(c->buf, LEN, MADV_DONTNEED) ? -errno : 0;
+	return mmap(c->buf, HPAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+		    -1, 0) == MAP_FAILED ? -errno : 0;
 }
 
 static void undo_dontneed(struct cell *c)
@@ -1538,24 +1377,9 @@ static void undo_dontneed(struct cell *c)
 	touch(c->buf, NR_PAGES);
 }
 
-/*
- * Is a piece one that has been there before, or after? Pages are copied for the
- * child while the device writes to them: each byte is one or the other.
- */
-static bool fork_either(const char *p, int i)
-{
-	static char old[3][PIECE];
-
-	for (int s = 0; s < 3; s++)
-		pat_fill(old[s], PIECE, SEED_OLD + s, i * PIECE);
-	for (size_t b = 0; b < PIECE; b++)
-		if (p[b] != old[0][b] && p[b] != old[1][b] && p[b] != old[2][b])
-			return false;
-	return true;
-}
-
 static int run_fork(struct cell *c)
 {
+	static const uint64_t seeds[] = { SEED_OLD, SEED_NEW, SEED_NEXT };
 	pid_t pid = fork();
 
 	if (pid < 0)
@@ -1566,18 +1390,17 @@ static int run_fork(struct cell *c)
 	}
 	/* What the child sees, and that it stays like that */
 	memcpy(c->flow.copy, c->buf, LEN);
-	for (int i = 0; i < NR_PIECES; i++)
-		if (!fork_either(c->flow.copy + i * PIECE, i))
-			_exit(1);
+	if (!pat_mixed(c->flow.copy, LEN, seeds, ARRAY_SIZE(seeds), 0))
+		_exit(1);
 	usleep(100000);
 	_exit(memcmp(c->flow.copy, c->buf, LEN) ? 2 : 0);
 }
 
 static void undo_fork(struct cell *c)
 {
-	int status;
+	int status = child_reap(c->saved);
 
-	if (waitpid(c->saved, &status, 0) != c->saved || status) {
+	if (status) {
 		because(c, "the child sees other data, status 0x%x", status);
 		c->checks = true;
 	}
@@ -1586,6 +1409,8 @@ static void undo_fork(struct cell *c)
 static int prep_poison(struct cell *c)
 {
 	c->extra = c->buf + LEN - PAGE;
+	/* The process may be told at once that it has lost a page */
+	signal(SIGBUS, on_signal);
 	if (access(UNPOISON, F_OK)) {
 		because(c, "no memory failures here");
 		return 1;
@@ -1596,35 +1421,20 @@ static int prep_poison(struct cell *c)
 static void undo_poison(struct cell *c)
 {
 	/* Gives the page back, unless pins still hold it */
-	write_long(UNPOISON, c->pfn[NR_PAGES - 1]);
+	sysfs_put(UNPOISON, c->pfn[NR_PAGES - 1]);
 }
 
-static int run_hwpoison(struct cell *c)
+static int judge_hwpoison(struct cell *c)
 {
-	/* The process may be told at once that it has lost a page */
-	signal(SIGBUS, on_signal);
-	if (!madvise(c->extra, PAGE, MADV_HWPOISON)) {
-		if (pwrite(c->flow.copy_fd, c->extra, PAGE, LEN) >= 0) {
-			because(c, "the page is still there");
-			return -EEXIST;
-		}
-		return 0;
-	}
-	because(c, "%s", strerror(errno));
-	return errno == EBUSY || errno == EAGAIN ? 1 : -errno;
+	return pwrite(c->flow.copy_fd, c->extra, PAGE, LEN) >= 0 ? -EEXIST : 0;
 }
 
-static int run_soft_offline(struct cell *c)
+static int judge_offline(struct cell *c)
 {
-	if (!madvise(c->extra, PAGE, MADV_SOFT_OFFLINE)) {
-		if (pfn_of(c->extra) == c->pfn[NR_PAGES - 1]) {
-			because(c, "the page is still there");
-			return 1;
-		}
+	if (pfn_of(c->extra) != c->pfn[NR_PAGES - 1])
 		return 0;
-	}
-	because(c, "%s", strerror(errno));
-	return errno == EBUSY || errno == EAGAIN || errno == EIO ? 1 : -errno;
+	because(c, "the page is still there");
+	return 1;
 }
 
 static int run_kill(struct cell *c)
@@ -1635,7 +1445,7 @@ static int run_kill(struct cell *c)
 
 static int prep_oom(struct cell *c)
 {
-	int ret = sysfs_write(CGROUP "/memory.swap.max", "0");
+	int ret = cgroup_put(&machine->cgroup, "memory.swap.max", "0");
 
 	return ret == -ENOENT ? 0 : ret;
 }
@@ -1643,80 +1453,77 @@ static int prep_oom(struct cell *c)
 static int run_oom(struct cell *c)
 {
 	size_t len = 64 * MB;
-	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char max[32], *p = anon_map(len);
 
-	if (p == MAP_FAILED)
-		return -errno;
-	write_long(CGROUP "/memory.max", read_long(CGROUP "/memory.current") + MB);
+	snprintf(max, sizeof(max), "%ld",
+		 cgroup_get(&machine->cgroup, "memory.current") + (long)MB);
+	cgroup_put(&machine->cgroup, "memory.max", max);
 	touch(p, len / PAGE);
 	return -ENOMEM;
 }
 
-static const struct op ops[NR_OPS] = {
-	[OP_COMPACT]	= { .name = "compact_memory",
-			    .place = PLACE_SCATTERED, .run = run_compact },
-	[OP_THP]	= { .name = "THP allocation that has to compact",
+static const struct row rows[NR_ROWS] = {
+	[ROW_COMPACT]	= { .name = "compact_memory", .place = PLACE_SCATTERED,
+			    .op = OP_COMPACT, .judge = judge_compact },
+	[ROW_THP]	= { .name = "THP allocation that has to compact",
 			    .place = PLACE_SCATTERED, .prep = prep_thp,
 			    .run = run_thp, .flags = NEVER_WAITS },
-	[OP_HUGETLB]	= { .name = "nr_hugepages that has to compact",
+	[ROW_HUGETLB]	= { .name = "nr_hugepages that has to compact",
 			    .place = PLACE_SCATTERED, .prep = prep_hugetlb,
 			    .run = run_hugetlb, .flags = NEVER_WAITS },
-	[OP_NUMA]	= { .name = "NUMA balancing",
+	[ROW_NUMA]	= { .name = "NUMA balancing",
 			    .prep = prep_numa, .run = run_numa, .flags = DAEMON },
-	[OP_MOVE_PAGES]	= { .name = "move_pages",
-			    .prep = prep_nodes, .run = run_move_pages },
-	[OP_MBIND]	= { .name = "mbind(MPOL_MF_MOVE)",
+	[ROW_MOVE_PAGES] = { .name = "move_pages", .prep = prep_nodes,
+			    .op = OP_MOVE_PAGES, .judge = judge_all },
+	[ROW_MBIND]	= { .name = "mbind(MPOL_MF_MOVE)",
 			    .prep = prep_nodes, .run = run_mbind },
-	[OP_CMA]	= { .name = "CMA allocation",
+	[ROW_CMA]	= { .name = "CMA allocation",
 			    .place = PLACE_CMA, .run = run_cma },
-	[OP_OFFLINE]	= { .name = "memory offlining",
+	[ROW_OFFLINE]	= { .name = "memory offlining",
 			    .place = PLACE_MOVABLE, .run = run_offline },
-	[OP_RECLAIM]	= { .name = "memory.reclaim",
-			    .prep = prep_reclaim, .run = run_reclaim,
+	[ROW_RECLAIM]	= { .name = "memory.reclaim", .prep = prep_reclaim,
+			    .run = run_reclaim, .flags = NEVER_WAITS },
+	[ROW_PAGEOUT]	= { .name = "MADV_PAGEOUT", .prep = prep_swap,
+			    .op = OP_PAGEOUT, .judge = judge_out,
 			    .flags = NEVER_WAITS },
-	[OP_PAGEOUT]	= { .name = "MADV_PAGEOUT",
-			    .prep = prep_swap, .run = run_pageout,
-			    .flags = NEVER_WAITS },
-	[OP_KSM]	= { .name = "KSM merge (I/O from memory)",
+	[ROW_KSM]	= { .name = "KSM merge (I/O from memory)",
 			    .prep = prep_ksm, .run = run_ksm, .undo = undo_ksm,
 			    .flags = DAEMON | WRITES },
-	[OP_COLLAPSE]	= { .name = "MADV_COLLAPSE", .run = run_collapse },
-	[OP_SPLIT]	= { .name = "THP split",
+	[ROW_COLLAPSE]	= { .name = "MADV_COLLAPSE", .op = OP_COLLAPSE,
+			    .judge = judge_collapse, .flags = WHOLE },
+	[ROW_SPLIT]	= { .name = "THP split",
 			    .place = PLACE_THP, .run = run_split },
-	[OP_SOFT_DIRTY]	= { .name = "clear soft-dirty",
-			    .run = run_soft_dirty, .undo = undo_soft_dirty },
-	[OP_UFFD]	= { .name = "userfaultfd write-protect",
-			    .prep = prep_uffd, .run = run_uffd, .undo = undo_uffd,
-			    .flags = PROTECTS },
-	[OP_MPROTECT]	= { .name = "mprotect(PROT_READ)",
-			    .run = run_mprotect, .undo = undo_mprotect,
-			    .flags = PROTECTS },
-	[OP_MREMAP]	= { .name = "mremap to elsewhere",
-			    .run = run_mremap, .flags = MOVED | AT_ONCE },
-	[OP_MUNMAP]	= { .name = "munmap",
-			    .run = run_munmap, .flags = GONE | AT_ONCE },
-	[OP_DONTNEED]	= { .name = "MADV_DONTNEED",
-			    .run = run_dontneed, .undo = undo_dontneed,
-			    .flags = GONE | AT_ONCE },
-	[OP_FORK]	= { .name = "fork", .run = run_fork, .undo = undo_fork,
+	[ROW_SOFT_DIRTY] = { .name = "clear soft-dirty", .op = OP_SOFT_DIRTY,
+			    .judge = judge_later, .undo = undo_soft_dirty },
+	[ROW_UFFD]	= { .name = "userfaultfd write-protect", .prep = prep_uffd,
+			    .op = OP_UFFD_PROTECT, .judge = judge_later,
+			    .undo = undo_uffd, .flags = PROTECTS | WHOLE },
+	[ROW_MPROTECT]	= { .name = "mprotect(PROT_READ)", .op = OP_PROTECT_READ,
+			    .judge = judge_later, .undo = undo_mprotect,
+			    .flags = PROTECTS | WHOLE },
+	[ROW_MREMAP]	= { .name = "mremap to elsewhere", .op = OP_MREMAP,
+			    .flags = MOVED | AT_ONCE | WHOLE },
+	[ROW_MUNMAP]	= { .name = "munmap", .op = OP_MUNMAP, .judge = judge_munmap,
+			    .flags = GONE | AT_ONCE | WHOLE },
+	[ROW_DONTNEED]	= { .name = "MADV_DONTNEED", .op = OP_DONTNEED,
+			    .undo = undo_dontneed, .flags = GONE | AT_ONCE },
+	[ROW_FORK]	= { .name = "fork", .run = run_fork, .undo = undo_fork,
 			    .flags = AT_ONCE },
-	[OP_SOFT_OFFLINE] = { .name = "soft offline of a page",
-			    .prep = prep_poison, .run = run_soft_offline,
-			    .undo = undo_poison },
-	[OP_HWPOISON]	= { .name = "memory failure (hwpoison)",
-			    .prep = prep_poison, .run = run_hwpoison,
-			    .undo = undo_poison, .flags = LAST_LOST | AT_ONCE },
-	[OP_KILL]	= { .name = "SIGKILL and exit",
+	[ROW_SOFT_OFFLINE] = { .name = "soft offline of a page", .prep = prep_poison,
+			    .op = OP_SOFT_OFFLINE, .judge = judge_offline,
+			    .undo = undo_poison, .flags = LAST },
+	[ROW_HWPOISON]	= { .name = "memory failure (hwpoison)", .prep = prep_poison,
+			    .op = OP_HWPOISON, .judge = judge_hwpoison,
+			    .undo = undo_poison, .flags = LAST | LAST_LOST | AT_ONCE },
+	[ROW_KILL]	= { .name = "SIGKILL and exit",
 			    .run = run_kill, .flags = CHILD | AT_ONCE },
-	[OP_OOM]	= { .name = "OOM kill in a cgroup",
-			    .prep = prep_oom, .run = run_oom,
-			    .flags = CHILD | AT_ONCE },
+	[ROW_OOM]	= { .name = "OOM kill in a cgroup", .prep = prep_oom,
+			    .run = run_oom, .flags = CHILD | AT_ONCE },
 };
 
-static bool wants_cgroup(const struct op *op)
+static bool wants_cgroup(const struct row *row)
 {
-	return op == &ops[OP_RECLAIM] || op == &ops[OP_OOM];
+	return row == &rows[ROW_RECLAIM] || row == &rows[ROW_OOM];
 }
 
 /* ---- a cell ---- */
@@ -1747,10 +1554,10 @@ static int fill_disks(struct cell *c)
 /* Everything up to the moment when the operation begins */
 static int cell_begin(struct cell *c)
 {
-	unsigned int flags = c->op->flags;
+	unsigned int flags = c->row->flags;
 	int ret = 0;
 
-	if (wants_cgroup(c->op))
+	if (wants_cgroup(c->row))
 		ret = cgroup_enter(c);
 	ret = ret ?: slow_open(&c->slow, "NOPIN_SLOW");
 	ret = ret ?: target_open(&c->raw, "NOPIN_RAW", 0);
@@ -1764,8 +1571,8 @@ static int cell_begin(struct cell *c)
 	ret = flow_init(&c->flow, c);
 	if (!ret && c->col == COL_IDLE)
 		ret = idle_init(c);
-	if (!ret && c->op->prep)
-		ret = c->op->prep(c);
+	if (!ret && c->row->prep)
+		ret = c->row->prep(c);
 	for (size_t i = 0; i < NR_PAGES && !ret; i++) {
 		c->pfn[i] = pfn_of(c->buf + i * PAGE);
 		ret = c->pfn[i] ? 0 : -ENODATA;
@@ -1780,10 +1587,19 @@ static int cell_begin(struct cell *c)
 	return ret;
 }
 
+static int cell_op(struct cell *c)
+{
+	const struct row *row = c->row;
+
+	if (row->run)
+		return row->run(c);
+	return run_op(c, row->op) ?: row->judge ? row->judge(c) : 0;
+}
+
 static int cell_try(struct cell *c, bool again)
 {
-	bool pauses = c->op->flags & NEVER_WAITS && c->op->place == PLACE_SCATTERED;
-	bool often = c->op->flags & NEVER_WAITS && (c->col == COL_BUSY || again);
+	bool pauses = c->row->flags & NEVER_WAITS && c->row->place == PLACE_SCATTERED;
+	bool often = c->row->flags & NEVER_WAITS && (c->col == COL_BUSY || again);
 	int ret;
 
 	c->tries = 0;
@@ -1793,10 +1609,10 @@ static int cell_try(struct cell *c, bool again)
 			usleep(10000);
 		else if (c->tries == 1 && pauses && !c->flow.threaded)
 			compact_once(c);
-		ret = c->op->run(c);
+		ret = cell_op(c);
 		c->tries++;
 		c->us = now_us() - c->start;
-	} while (ret == 1 && !(c->op->flags & DAEMON) &&
+	} while (ret == 1 && !(c->row->flags & DAEMON) &&
 		 (often ? c->us < BUSY_MS * 1000 : c->tries < TRIES));
 	return ret;
 }
@@ -1808,7 +1624,7 @@ static ssize_t cell_check(struct cell *c)
 
 	if (c->flow.err)
 		return -2;
-	if (c->op->flags & WRITES && c->col != COL_NONE && c->col != COL_IDLE) {
+	if (c->row->flags & WRITES && c->col != COL_NONE && c->col != COL_IDLE) {
 		char *copy = malloc(2 * LEN);
 
 		if (!copy || target_read(&c->slow.t, copy, 2 * LEN, POS_OUT))
@@ -1818,7 +1634,7 @@ static ssize_t cell_check(struct cell *c)
 					PIECE, SEED_OLD, i * PIECE);
 		free(copy);
 	}
-	if (c->op->flags & GONE)
+	if (c->row->flags & GONE)
 		return bad;
 	for (int i = 0; i < NR_PIECES && bad == -1; i++) {
 		bad = pat_check(c->buf + i * PIECE, piece_len(c, i),
@@ -1850,7 +1666,7 @@ static int cell_again(struct cell *c)
 	int ret;
 
 	snprintf(why, sizeof(why), "%.79s", c->why);
-	if (c->op->place == PLACE_SCATTERED && c->op->flags & NEVER_WAITS)
+	if (c->row->place == PLACE_SCATTERED && c->row->flags & NEVER_WAITS)
 		compact_once(c);
 	ret = cell_try(c, true);
 	because(c, "%s; %s when the I/O has ended", why, ret ? "refused" : "ok");
@@ -1880,7 +1696,7 @@ static enum result cell_run(struct cell *c)
 	if (ret < 0)
 		because(c, "%s", strerror(-ret));
 	res = ret < 0 ? RES_FAILS : ret ? RES_REFUSED : RES_OK;
-	if (!ret && c->op->flags & GONE && grab_fill(&c->grab))
+	if (!ret && c->row->flags & GONE && grab_fill(&c->grab))
 		res = RES_FAILS;
 
 	/* Let what is in flight end while memory is as it is now */
@@ -1894,8 +1710,8 @@ static enum result cell_run(struct cell *c)
 	c->outlasted = one_shot && f->end <= c->start + c->us;
 	if (res == RES_REFUSED && one_shot && cell_again(c))
 		failed = true;
-	if (c->op->undo && res != RES_FAILS)
-		c->op->undo(c);
+	if (c->row->undo && res != RES_FAILS)
+		c->row->undo(c);
 	if (f->repeat && !range_lost(c) && !flow_alive(f)) {
 		because(c, "no I/O any more");
 		failed = true;
@@ -1919,7 +1735,7 @@ static enum result cell_run(struct cell *c)
 		return RES_CORRUPTS;
 	if (c->written_after && c->nopin)
 		return RES_CORRUPTS;
-	if (c->op->flags & GONE && res == RES_OK) {
+	if (c->row->flags & GONE && res == RES_OK) {
 		bad = grab_check(&c->grab);
 		if (bad != -1) {
 			because(c, "free memory is written to, %zd", bad);
@@ -1953,7 +1769,7 @@ static enum result cell_run_child(struct cell *c)
 		if (write(ready[1], &ret, sizeof(ret)) != sizeof(ret) ||
 		    write(ready[1], c->why, sizeof(c->why)) < 0 || ret)
 			_exit(1);
-		c->op->run(c);
+		c->row->run(c);
 		_exit(2);
 	}
 	close(ready[1]);
@@ -1962,7 +1778,7 @@ static enum result cell_run_child(struct cell *c)
 		ret = -EIO;
 	c->waits = vmstat("nopin_wait");
 	start = now_us();
-	if (!ret && c->op == &ops[OP_KILL])
+	if (!ret && c->row == &rows[ROW_KILL])
 		kill(pid, SIGKILL);
 	if (waitpid(pid, &status, 0) != pid)
 		ret = -ECHILD;
@@ -2017,12 +1833,12 @@ static enum result cell_once(struct cell *c, int *begin)
 {
 	enum result res;
 
-	if (c->op->flags & (GONE | CHILD)) {
+	if (c->row->flags & (GONE | CHILD)) {
 		*begin = grab_init(&c->grab, MEM_ANON, 4 * LEN);
 		if (*begin)
 			return RES_FAILS;
 	}
-	if (c->op->flags & CHILD)
+	if (c->row->flags & CHILD)
 		return cell_run_child(c);
 	*begin = cell_begin(c);
 	if (*begin)
@@ -2056,9 +1872,9 @@ static void cell_fork(struct report *r, int id, enum column col)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		memset(c, 0, sizeof(*c));
-		c->op = &ops[id];
+		c->row = &rows[id];
 		c->col = col;
-		c->nopin = mode_get() == MODE_NOPIN;
+		c->nopin = nopin();
 		r->why[0] = '\0';
 		r->res = cell_once(c, &r->begin);
 		r->early = c->early;
@@ -2073,19 +1889,18 @@ static void cell_fork(struct report *r, int id, enum column col)
 			grab_exit(&c->grab);
 		_exit(0);
 	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		status = -1;
+	status = child_reap(pid);
 	if (status)
 		snprintf(r->why, sizeof(r->why), "died, status 0x%x", status);
 	machine_restore();
 }
 
-static void cell_detail(char *s, size_t size, const struct op *op,
+static void cell_detail(char *s, size_t size, const struct row *row,
 			const struct report *r)
 {
 	char tries[32] = "";
 	const char *const part[] = {
-		r->res == RES_REFUSED && op->flags & NEVER_WAITS ? "never waits" : "",
+		r->res == RES_REFUSED && row->flags & NEVER_WAITS ? "never waits" : "",
 		r->begin ? "not set up" : "",
 		r->why,
 		r->written_after ? "written after" : "",
@@ -2103,10 +1918,10 @@ static void cell_detail(char *s, size_t size, const struct op *op,
 }
 
 /* Neither done nor refused by somebody who may */
-static bool cell_red(const struct op *op, const struct report *r, enum column col)
+static bool cell_red(const struct row *row, const struct report *r, enum column col)
 {
 	return r->res == RES_FAILS ||
-	       (r->res == RES_REFUSED && (!(op->flags & NEVER_WAITS) ||
+	       (r->res == RES_REFUSED && (!(row->flags & NEVER_WAITS) ||
 					  col == COL_NONE || col == COL_IDLE));
 }
 
@@ -2121,16 +1936,13 @@ static bool cell_after(int id, const struct report *r, enum column col)
 
 static void cell_test(struct __test_metadata *_metadata, int id, enum column col)
 {
-	bool nopin = mode_get() == MODE_NOPIN;
-	const struct op *op = &ops[id];
+	const struct row *row = &rows[id];
 	char detail[256];
 	struct report *r;
 
 	NEED("NOPIN_SLOW");
 	NEED("NOPIN_RAW");
-	r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE,
-		 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, r);
+	r = shared_get(sizeof(*r));
 	for (int i = 0; i < 8; i++) {
 		cell_fork(r, id, col);
 		/*
@@ -2149,10 +1961,10 @@ static void cell_test(struct __test_metadata *_metadata, int id, enum column col
 		 * has a reference: what is always so is what counts. Data is
 		 * another matter.
 		 */
-		else if (cell_red(op, r, col) && (nopin || col == COL_NONE) && i < 4)
+		else if (cell_red(row, r, col) && (nopin() || col == COL_NONE) && i < 4)
 			note("%s, once more: %s", result_name[r->res], r->why);
 		/* Nobody has waited: it is the machine that took its time */
-		else if (op->flags & AT_ONCE && !r->waits &&
+		else if (row->flags & AT_ONCE && !r->waits &&
 			 cell_after(id, r, col) && i < 4)
 			note("%llu us, once more", (unsigned long long)r->us);
 		else
@@ -2166,21 +1978,20 @@ static void cell_test(struct __test_metadata *_metadata, int id, enum column col
 	}
 	if (cell_after(id, r, col))
 		r->res = RES_OK_AFTER;
-	cell_detail(detail, sizeof(detail), op, r);
-	note("matrix|%s|%s|%s|%s|%llu us|%s", op->name, column_name[col],
-	     nopin ? "nopin" : "pin", result_name[r->res],
+	cell_detail(detail, sizeof(detail), row, r);
+	note("matrix|%s|%s|%s|%s|%llu us|%s", row->name, column_name[col],
+	     nopin() ? "nopin" : "pin", result_name[r->res],
 	     (unsigned long long)r->us, detail);
 
 	EXPECT_EQ(0, r->begin);
 	EXPECT_NE((int)RES_CORRUPTS, (int)r->res) TH_LOG("%s", detail);
-	if (op->flags & AT_ONCE)
+	if (row->flags & AT_ONCE)
 		EXPECT_EQ(0, r->waits);
 	if (col == COL_NONE) {
 		EXPECT_EQ((int)RES_OK, (int)r->res) TH_LOG("%s", detail);
-	} else if (nopin) {
-		EXPECT_FALSE(cell_red(op, r, col)) TH_LOG("%s", detail);
+	} else if (nopin()) {
+		EXPECT_FALSE(cell_red(row, r, col)) TH_LOG("%s", detail);
 	}
-	munmap(r, sizeof(*r));
 }
 
 #define CELL(id, name)							\
@@ -2189,30 +2000,30 @@ static void cell_test(struct __test_metadata *_metadata, int id, enum column col
 		cell_test(_metadata, id, variant->col);			\
 	}
 
-CELL(OP_COMPACT, compact_memory)
-CELL(OP_THP, thp_allocation)
-CELL(OP_HUGETLB, nr_hugepages)
-CELL(OP_NUMA, numa_balancing)
-CELL(OP_MOVE_PAGES, move_pages)
-CELL(OP_MBIND, mbind)
-CELL(OP_CMA, cma)
-CELL(OP_OFFLINE, memory_offline)
-CELL(OP_RECLAIM, memory_reclaim)
-CELL(OP_PAGEOUT, pageout)
-CELL(OP_KSM, ksm)
-CELL(OP_COLLAPSE, collapse)
-CELL(OP_SPLIT, thp_split)
-CELL(OP_SOFT_DIRTY, soft_dirty)
-CELL(OP_UFFD, userfaultfd_wp)
-CELL(OP_MPROTECT, mprotect)
-CELL(OP_MREMAP, mremap)
-CELL(OP_MUNMAP, munmap)
-CELL(OP_DONTNEED, dontneed)
-CELL(OP_FORK, fork)
-CELL(OP_SOFT_OFFLINE, soft_offline)
-CELL(OP_HWPOISON, hwpoison)
-CELL(OP_KILL, sigkill)
-CELL(OP_OOM, oom_kill)
+CELL(ROW_COMPACT, compact_memory)
+CELL(ROW_THP, thp_allocation)
+CELL(ROW_HUGETLB, nr_hugepages)
+CELL(ROW_NUMA, numa_balancing)
+CELL(ROW_MOVE_PAGES, move_pages)
+CELL(ROW_MBIND, mbind)
+CELL(ROW_CMA, cma)
+CELL(ROW_OFFLINE, memory_offline)
+CELL(ROW_RECLAIM, memory_reclaim)
+CELL(ROW_PAGEOUT, pageout)
+CELL(ROW_KSM, ksm)
+CELL(ROW_COLLAPSE, collapse)
+CELL(ROW_SPLIT, thp_split)
+CELL(ROW_SOFT_DIRTY, soft_dirty)
+CELL(ROW_UFFD, userfaultfd_wp)
+CELL(ROW_MPROTECT, mprotect)
+CELL(ROW_MREMAP, mremap)
+CELL(ROW_MUNMAP, munmap)
+CELL(ROW_DONTNEED, dontneed)
+CELL(ROW_FORK, fork)
+CELL(ROW_SOFT_OFFLINE, soft_offline)
+CELL(ROW_HWPOISON, hwpoison)
+CELL(ROW_KILL, sigkill)
+CELL(ROW_OOM, oom_kill)
 
 /* Faster than by default, or NUMA balancing takes all the time there is */
 static const struct {
@@ -2230,20 +2041,17 @@ int main(int argc, char **argv)
 	long before[ARRAY_SIZE(knobs)];
 	int ret;
 
-	machine = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (machine == MAP_FAILED)
-		return 1;
+	machine = shared_get(sizeof(*machine));
 	machine->huge[0] = -1;
 	machine->huge[1] = -1;
 	machine->block = -1;
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
-		before[i] = read_long(knobs[i].file);
-		write_long(knobs[i].file, knobs[i].val);
+		before[i] = sysfs_get(knobs[i].file);
+		sysfs_put(knobs[i].file, knobs[i].val);
 	}
 	ret = test_harness_run(argc, argv);
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (before[i] >= 0)
-			write_long(knobs[i].file, before[i]);
+			sysfs_put(knobs[i].file, before[i]);
 	return ret;
 }

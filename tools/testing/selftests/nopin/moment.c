@@ -13,25 +13,13 @@
  * nobody waits. There the tests count the pages that have changed too late, and
  * the result is SKIP, with their number.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <linux/userfaultfd.h>
-#include <stdatomic.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE		25
-#endif
 #ifndef UFFD_FEATURE_WP_ASYNC
 #define UFFD_FEATURE_WP_ASYNC	0x8000
 #endif
@@ -50,7 +38,6 @@ struct pm_scan_arg {
 #define PM_SCAN_WP_MATCHING	1
 #define PM_SCAN_CHECK_WPASYNC	2
 #endif
-#define PM_SOFT_DIRTY		55
 
 #define NR		16		/* reads in flight */
 #define IO		(32 * KB)	/* bytes of each */
@@ -228,7 +215,7 @@ static int stream_stop(struct stream *s)
 struct moment {
 	struct stream s;
 	struct mem m;
-	int uffd;
+	struct area area;
 	char *a, *b;			/* copies of the buffer */
 };
 
@@ -247,9 +234,7 @@ FIXTURE_SETUP(moment)
 	NEED("NOPIN_SLOW");
 	pin_to_cpu(0);
 	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
-	c->m.fd = -1;
-	c->m.map = MAP_FAILED;
-	c->uffd = -1;
+	c->area.uffd = -1;
 	c->a = aligned_alloc(PAGE, LEN);
 	c->b = aligned_alloc(PAGE, LEN);
 }
@@ -257,10 +242,10 @@ FIXTURE_SETUP(moment)
 FIXTURE_TEARDOWN(moment)
 {
 	wait_ms_set(DEFAULT_WAIT_MS);
-	close(self->c.uffd);
+	/* A page that is protected would hold up the end */
+	close(self->c.area.uffd);
 	if (self->c.s.on)
 		stream_stop(&self->c.s);
-	mem_put(&self->c.m);
 }
 
 /* Reads are in flight to memory of @kind, or to a file in the directory @env */
@@ -272,14 +257,12 @@ static void begin(CONTEXT, enum mem_kind kind, const char *env)
 	} else {
 		pat_fill(c->a, LEN, SEED(0), 0);
 		c->m.fd = open(env, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-		c->m.maplen = LEN;
 		ASSERT_EQ(LEN, pwrite(c->m.fd, c->a, LEN, 0));
 		ASSERT_EQ(0, fsync(c->m.fd));
-		c->m.map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED,
-				c->m.fd, 0);
-		ASSERT_NE(MAP_FAILED, c->m.map);
-		c->m.p = c->m.map;
+		c->m.p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, c->m.fd, 0);
+		ASSERT_NE(MAP_FAILED, c->m.p);
 	}
+	c->area = (struct area) { c->m.p, LEN, c->m.fd, .uffd = -1 };
 	/* A child has no copy of it, and does not make us take one */
 	ASSERT_EQ(0, madvise(c->m.p, LEN, MADV_DONTFORK));
 	ASSERT_EQ(0, stream_start(&c->s, c->m.p, IO));
@@ -299,7 +282,7 @@ static int torn(const char *copy)
 {
 	int nr = 0;
 
-	for (size_t o = 0; o < LEN && mode_get() == MODE_NOPIN; o += PAGE) {
+	for (size_t o = 0; o < LEN && nopin(); o += PAGE) {
 		bool whole = false;
 
 		for (int gen = 0; gen < GENS; gen++)
@@ -314,7 +297,7 @@ static void end(CONTEXT, int late, const char *what)
 {
 	EXPECT_EQ(0, stream_stop(&c->s));
 	note("%d pages %s", late, what);
-	if (mode_get() == MODE_NOPIN) {
+	if (nopin()) {
 		EXPECT_EQ(0, late);
 		return;
 	}
@@ -326,38 +309,16 @@ static void end(CONTEXT, int late, const char *what)
 
 /* ---- snapshots ---- */
 
-static int uffd_get(struct moment *c, uint64_t features)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	struct uffdio_register reg = {
-		.range = { (unsigned long)c->m.p, LEN },
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-
-	c->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	return ioctl(c->uffd, UFFDIO_API, &api) ?:
-	       ioctl(c->uffd, UFFDIO_REGISTER, &reg);
-}
-
-static int uffd_protect(struct moment *c, bool on)
-{
-	struct uffdio_writeprotect wp = {
-		.range = { (unsigned long)c->m.p, LEN },
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	return ioctl(c->uffd, UFFDIO_WRITEPROTECT, &wp);
-}
-
 /* No page changes from when it is protected until it is unprotected */
 static void snapshot(CONTEXT)
 {
 	int late = 0;
 
 	begin(_metadata, c, MEM_ANON, NULL);
-	ASSERT_EQ(0, uffd_get(c, UFFD_FEATURE_PAGEFAULT_FLAG_WP));
+	c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	ASSERT_LE(0, c->area.uffd);
 	for (int i = 0; i < 4; i++) {
-		ASSERT_EQ(0, uffd_protect(c, true));
+		ASSERT_EQ(0, op_run(OP_UFFD_PROTECT, &c->area));
 		memcpy(c->a, c->m.p, LEN);
 		usleep(SETTLE_MS * 1000);
 		memcpy(c->b, c->m.p, LEN);
@@ -365,7 +326,7 @@ static void snapshot(CONTEXT)
 		late += differ(c->a, c->b);
 		EXPECT_EQ(0, differ(c->b, c->m.p));
 		EXPECT_EQ(0, torn(c->a));
-		ASSERT_EQ(0, uffd_protect(c, false));
+		ASSERT_EQ(0, op_run(OP_UFFD_UNPROTECT, &c->area));
 		ASSERT_EQ(0, stream_wait(&c->s));
 	}
 	end(_metadata, c, late, "changed after they were protected");
@@ -401,16 +362,14 @@ static int scan_async(struct moment *c, int fd, bool *written)
  * The bits are read first and cleared then. Nobody may begin to write in between, so
  * checkpoints stop tasks. They do not stop I/O.
  */
-static int scan_soft_dirty(struct moment *c, int fd, bool *written)
+static int scan_soft_dirty(struct moment *c, bool *written)
 {
-	off_t pos = (unsigned long)c->m.p / PAGE * 8;
 	bool held = c->s.hold;
 	uint64_t e[NR_PAGES];
-	int ret = -EIO;
+	int ret;
 
 	stream_hold(&c->s, true);
-	if (pread(fd, e, sizeof(e), pos) == sizeof(e))
-		ret = sysfs_write("/proc/self/clear_refs", "4");
+	ret = pagemap_read(c->m.p, e, NR_PAGES) ?: op_run(OP_SOFT_DIRTY, &c->area);
 	stream_hold(&c->s, held);
 	for (int i = 0; i < NR_PAGES; i++)
 		written[i] = e[i] >> PM_SOFT_DIRTY & 1;
@@ -427,7 +386,7 @@ static int follow(struct moment *c, int fd, bool async)
 	int missed = 0, ret;
 
 	memcpy(c->a, c->m.p, LEN);
-	ret = async ? scan_async(c, fd, written) : scan_soft_dirty(c, fd, written);
+	ret = async ? scan_async(c, fd, written) : scan_soft_dirty(c, written);
 	for (size_t o = 0; o < LEN; o += PAGE) {
 		if (written[o / PAGE])
 			memcpy(c->b + o, c->m.p + o, PAGE);
@@ -442,8 +401,10 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 	int ret, missed = 0, fd = open("/proc/self/pagemap", O_RDONLY);
 
 	begin(_metadata, c, kind, NULL);
-	if (async)
-		ASSERT_EQ(0, uffd_get(c, UFFD_FEATURE_WP_ASYNC));
+	if (async) {
+		c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_WP_ASYNC);
+		ASSERT_LE(0, c->area.uffd);
+	}
 	memset(c->b, 0, LEN);
 	for (int i = 0; i < 24; i++) {
 		/* Reads in flight at every seventh are the last ones, none is at the eighth */
@@ -464,7 +425,6 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 		stream_hold(&c->s, false);
 		ASSERT_EQ(0, stream_wait(&c->s));
 	}
-	close(fd);
 	/* An anonymous page that is pinned remains soft-dirty */
 	if (!async && kind == MEM_ANON) {
 		EXPECT_EQ(0, stream_stop(&c->s));
@@ -484,32 +444,21 @@ RUN(soft_dirty_shmem, checkpoint, MEM_SHMEM, false)
 /* The blocks of the file as they are on the disk */
 static int on_disk(int fd, char *buf)
 {
-	struct {
-		struct fiemap fm;
-		struct fiemap_extent fe[NR_PAGES];
-	} map = { .fm = { .fm_length = LEN, .fm_extent_count = NR_PAGES } };
-	char sys[64], path[256] = "/dev/", link[256] = "";
+	char path[64], uevent[512], *name;
+	uint64_t at[NR_PAGES];
 	struct stat st;
-	int disk, ret = 0;
+	int disk, ret;
 
 	fstat(fd, &st);
-	snprintf(sys, sizeof(sys), "/sys/dev/block/%u:%u", major(st.st_dev),
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent", major(st.st_dev),
 		 minor(st.st_dev));
-	if (readlink(sys, link, sizeof(link) - 1) < 0)
-		return -errno;
-	strncat(path, strrchr(link, '/') + 1, 200);
+	ret = sysfs_read(path, uevent, sizeof(uevent));
+	name = ret ? NULL : strstr(uevent, "DEVNAME=");
+	if (!name)
+		return -ENODEV;
+	snprintf(path, sizeof(path), "/dev/%.40s", strtok(name + strlen("DEVNAME="), "\n"));
 	disk = open(path, O_RDONLY | O_DIRECT);
-	if (disk < 0 || ioctl(fd, FS_IOC_FIEMAP, &map))
-		return -errno;
-	memset(buf, 0, LEN);
-	for (unsigned int i = 0; i < map.fm.fm_mapped_extents; i++) {
-		struct fiemap_extent *e = &map.fe[i];
-		ssize_t room = LEN - e->fe_logical;
-
-		room = (ssize_t)e->fe_length < room ? (ssize_t)e->fe_length : room;
-		if (pread(disk, buf + e->fe_logical, room, e->fe_physical) != room)
-			ret = -EIO;
-	}
+	ret = file_blocks(fd, at, NR_PAGES, false) ?: blocks_read(disk, at, NR_PAGES, buf);
 	close(disk);
 	return ret;
 }
@@ -532,12 +481,11 @@ static void freeze(CONTEXT, const char *env)
 		EXPECT_EQ(0, on_disk(c->m.fd, disk));
 		EXPECT_EQ(0, differ(c->b, disk));
 		EXPECT_EQ(0, torn(disk));
-		if (mode_get() == MODE_NOPIN)
+		if (nopin())
 			EXPECT_EQ(0, differ(c->a, disk));
 		ASSERT_EQ(0, ioctl(c->m.fd, FITHAW, 0));
 		ASSERT_EQ(0, stream_wait(&c->s));
 	}
-	free(disk);
 	end(_metadata, c, late, "changed in a frozen file system");
 }
 
@@ -549,43 +497,36 @@ RUN(freeze_xfs, freeze, "NOPIN_XFS")
 /* Whether the pages are collapsed or not, no read is lost, nor is what is beside it */
 static void collapse(CONTEXT, int flags)
 {
-	int fd, huge = 0, not = 0;
-	struct mem *m = &c->m;
+	int huge = 0, not = 0;
 	uint64_t end;
 
 	for (int i = 0; i < 4; i++) {
-		m->maplen = 2 * HPAGE;
-		m->map = mmap(NULL, m->maplen, PROT_NONE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		m->p = (char *)ALIGN_UP((unsigned long)m->map, HPAGE);
-		m->fd = memfd_create("moment", 0);
-		fd = flags & MAP_ANONYMOUS ? -1 : m->fd;
-		ASSERT_EQ(0, ftruncate(m->fd, HPAGE));
-		ASSERT_EQ(m->p, mmap(m->p, HPAGE, PROT_READ | PROT_WRITE,
-				     MAP_FIXED | flags, fd, 0));
-		ASSERT_EQ(0, madvise(m->p, HPAGE, MADV_NOHUGEPAGE));
-		pat_fill(m->p, HPAGE, SEED(0), 0);
-		ASSERT_EQ(0, madvise(m->p, HPAGE, MADV_HUGEPAGE));
-		ASSERT_EQ(0, stream_start(&c->s, m->p, HPAGE / NR));
+		int fd = flags & MAP_ANONYMOUS ? -1 : memfd_create("moment", 0);
+		char *p = space_get(HPAGE, HPAGE);
+		struct area a = { p, HPAGE, fd };
+
+		ASSERT_TRUE(fd < 0 || !ftruncate(fd, HPAGE));
+		ASSERT_EQ(p, mmap(p, HPAGE, PROT_READ | PROT_WRITE, MAP_FIXED | flags,
+				  fd, 0));
+		ASSERT_EQ(0, madvise(p, HPAGE, MADV_NOHUGEPAGE));
+		pat_fill(p, HPAGE, SEED(0), 0);
+		ASSERT_EQ(0, madvise(p, HPAGE, MADV_HUGEPAGE));
+		ASSERT_EQ(0, stream_start(&c->s, p, HPAGE / NR));
 		end = now_ms() + 4 * SETTLE_MS;
-		while (madvise(m->p, HPAGE, MADV_COLLAPSE) && now_ms() < end) {
+		while (op_run(OP_COLLAPSE, &a) && now_ms() < end) {
 			not++;
 			usleep(1000);
 		}
-		huge += mem_is_huge(m->p);
+		huge += mem_is_huge(p);
 		EXPECT_EQ(0, stream_wait(&c->s));
 		EXPECT_EQ(0, stream_stop(&c->s));
-		for (int j = 0; j < NR; j++) {
-			size_t o = j * c->s.stride + IO;
-
-			EXPECT_EQ(-1, pat_check(m->p + o, c->s.stride - IO,
-						SEED(0), o));
-		}
-		mem_put(m);
+		for (size_t o = IO; o < HPAGE; o += c->s.stride)
+			EXPECT_EQ(-1, pat_check(p + o, c->s.stride - IO, SEED(0), o));
+		munmap(p, HPAGE);
 	}
 	note("4 times: %d collapsed, %d attempts in vain", huge, not);
 	/* A private page of a file cannot be, a pinned one may not be */
-	if (mode_get() == MODE_NOPIN && flags != MAP_PRIVATE)
+	if (nopin() && flags != MAP_PRIVATE)
 		EXPECT_LT(0, huge);
 }
 
@@ -617,7 +558,7 @@ static void reflink(CONTEXT, const char *env)
 		if (ioctl(fd, FICLONE, c->m.fd)) {
 			/* btrfs has found a page that became dirty untold */
 			ASSERT_EQ(EUCLEAN, errno);
-			ASSERT_EQ(MODE_PIN, mode_get());
+			ASSERT_FALSE(nopin());
 			EXPECT_EQ(0, stream_stop(&c->s));
 			if (_metadata->exit_code == KSFT_PASS)
 				SKIP(return, "pins: clone %d of 6 fails", i + 1);
@@ -631,7 +572,7 @@ static void reflink(CONTEXT, const char *env)
 		ASSERT_EQ(0, file_read(fd, c->b));
 		late += differ(c->a, c->b);
 		/* The file has all that was read. This is not where btrfs has it */
-		if (i & 1 && mode_get() == MODE_NOPIN && strcmp(env, "NOPIN_BTRFS")) {
+		if (i & 1 && nopin() && strcmp(env, "NOPIN_BTRFS")) {
 			EXPECT_EQ(0, on_disk(c->m.fd, c->b));
 			EXPECT_EQ(0, differ(c->b, c->m.p));
 		}
@@ -659,8 +600,7 @@ static void punch(CONTEXT, const char *env)
 		ASSERT_EQ(0, grab_init(&grab, MEM_ANON, 2 * LEN));
 		stream_hold(&c->s, i & 1);
 		c->s.epoch++;
-		ASSERT_EQ(0, fallocate(c->m.fd, FALLOC_FL_PUNCH_HOLE |
-				       FALLOC_FL_KEEP_SIZE, 0, LEN));
+		ASSERT_EQ(0, op_run(OP_PUNCH, &c->area));
 		c->s.epoch++;
 		ASSERT_EQ(0, grab_fill(&grab));
 		if (i & 1) {

@@ -3,13 +3,6 @@
  * RWF_NOWAIT does not wait, least of all for somebody's invalidation: the I/O
  * works at once or says EAGAIN.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -17,10 +10,9 @@
 #define SEED	31
 
 FIXTURE(nowait) {
-	struct gate gate;
+	struct flight f;	/* that the changer waits for */
 	struct target t;
 	struct mem m;
-	bool ready;
 };
 
 FIXTURE_VARIANT(nowait) {
@@ -35,20 +27,17 @@ FIXTURE_SETUP(nowait)
 {
 	NEED(variant->env);
 	NEED("NOPIN_HELD");
-	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
 	ASSERT_EQ(0, target_open(&self->t, variant->env, MB));
 	ASSERT_EQ(0, mem_get(&self->m, MEM_ANON, LEN));
-	self->ready = true;
+	flight_set(&self->f, self->m.p, LEN / PAGE, PAGE, PAGE);
+	ASSERT_EQ(0, flight_engine(&self->f, ENG_AIO));
 }
 
 FIXTURE_TEARDOWN(nowait)
 {
-	if (!self->ready)
-		return;
 	wait_ms_set(DEFAULT_WAIT_MS);
-	gate_exit(&self->gate);
-	mem_put(&self->m);
-	target_close(&self->t);
+	flight_close(&self->f);
 }
 
 static long nowait_rw(int fd, bool write, void *buf, size_t len, off_t pos)
@@ -116,16 +105,6 @@ static void *changer_thread(void *arg)
 	return NULL;
 }
 
-static int start_held(struct gate *g, struct ioq *q, char *buf)
-{
-	int ret = gate_shut(g, GATE_ASKED, 0);
-
-	for (unsigned int i = 0; i < LEN / PAGE && !ret; i++)
-		ret = ioq_start(q, i, g->t.fd, false, buf + i * PAGE, PAGE,
-				i * 2 * PAGE);
-	return ret;
-}
-
 struct probe {
 	unsigned int reads, again, inside, longest;
 	long bad;
@@ -158,32 +137,28 @@ static void probe(struct probe *p, struct changer *c, int fd, unsigned int nr)
 TEST_F_TIMEOUT(nowait, while_draining, 60)
 {
 	struct changer c = { .p = self->m.p };
-	struct gate *g = &self->gate;
 	struct probe p;
-	struct ioq q;
 	pthread_t th;
 
 	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
-	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
-	ASSERT_EQ(0, target_fill(&g->t, 2 * LEN, SEED, 0));
+	ASSERT_EQ(0, flight_prepare(&self->f, false));
 	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
 	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
 	probe(&p, &c, self->t.fd, 3);
-	ASSERT_EQ(0, start_held(g, &q, self->m.p));
+	ASSERT_EQ(0, flight_start(&self->f, GATE_ASKED, 0));
 	atomic_store(&c.go, true);
 	usleep(20000);
 	probe(&p, &c, self->t.fd, 100);
 	note("%u reads, %u EAGAIN, longest %u ms, %u while draining",
 	     p.reads, p.again, p.longest, p.inside);
-	ASSERT_EQ(0, gate_open(g));
+	ASSERT_EQ(0, flight_finish(&self->f));
 	ASSERT_EQ(0, pthread_join(th, NULL));
 	EXPECT_EQ(0, c.ret);
 	EXPECT_EQ(0, p.bad);
 	/* A read that waits for the drain waits until the gate was forgotten */
 	EXPECT_GT(with_lockdep() ? 5000 : 100, p.longest);
-	if (mode_get() == MODE_NOPIN)
+	if (nopin())
 		EXPECT_EQ(p.reads, p.inside);
-	ioq_exit(&q);
 
 	/* All is over: it works again */
 	for (int i = 0; i < 100; i++) {
@@ -200,17 +175,15 @@ TEST_F_TIMEOUT(nowait, uring_while_draining, 60)
 {
 	enum { NR = 8 };
 	struct changer c = { .p = self->m.p };
-	struct gate *g = &self->gate;
-	struct ioq q, uring;
+	struct ioq uring;
 	long res[NR];
 	pthread_t th;
 
-	ASSERT_EQ(0, ioq_init(&q, ENG_AIO, LEN / PAGE));
 	ASSERT_EQ(0, ioq_init(&uring, ENG_URING, NR));
-	ASSERT_EQ(0, target_fill(&g->t, 2 * LEN, ~SEED, 0));
+	ASSERT_EQ(0, flight_prepare(&self->f, false));
 	ASSERT_EQ(0, target_fill(&self->t, LEN, SEED, 0));
 	ASSERT_EQ(0, pthread_create(&th, NULL, changer_thread, &c));
-	ASSERT_EQ(0, start_held(g, &q, self->m.p));
+	ASSERT_EQ(0, flight_start(&self->f, GATE_ASKED, 0));
 	atomic_store(&c.go, true);
 	usleep(20000);
 	for (int i = 0; i < NR; i++)
@@ -220,11 +193,9 @@ TEST_F_TIMEOUT(nowait, uring_while_draining, 60)
 	for (int i = 0; i < NR; i++)
 		EXPECT_EQ(LEN, res[i]);
 	ASSERT_EQ(0, pthread_join(th, NULL));
-	ASSERT_EQ(0, gate_open(g));
-	ioq_exit(&q);
+	ASSERT_EQ(0, flight_finish(&self->f));
 	ASSERT_EQ(LEN, ioq_rw(&uring, self->t.fd, false, self->m.p, LEN, 0));
 	EXPECT_EQ(-1, pat_check(self->m.p, LEN, SEED, 0));
-	ioq_exit(&uring);
 }
 
 TEST_HARNESS_MAIN

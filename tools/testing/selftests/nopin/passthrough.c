@@ -4,12 +4,9 @@
  * device works on it. The task that has issued a request gives its pages back, and
  * may be busy changing their mapping: so nobody waits for such a request (R6).
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/nvme_ioctl.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
@@ -45,13 +42,6 @@ static int nvme_open(struct nvme *n)
 				   IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
 }
 
-static void nvme_close(struct nvme *n)
-{
-	io_uring_queue_exit(&n->ring);
-	close(n->ns.fd);
-	slow_close(&n->slow);
-}
-
 /* 0 if that many commands have succeeded */
 static int nvme_reap(struct nvme *n, int nr)
 {
@@ -79,7 +69,6 @@ FIXTURE(passthrough) {
 	struct nvme n;
 	struct grab grab;
 	struct mem m;
-	bool ready;
 };
 
 FIXTURE_VARIANT(passthrough) {
@@ -97,15 +86,10 @@ FIXTURE_SETUP(passthrough)
 	ASSERT_EQ(0, grab_init(&self->grab, variant->kind, 2 * 2 * MB));
 	ASSERT_EQ(0, nvme_open(&self->n));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, 2 * MB));
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(passthrough)
 {
-	if (!self->ready)
-		return;
-	nvme_close(&self->n);
-	mem_put(&self->m);
 	grab_exit(&self->grab);
 	wait_ms_set(DEFAULT_WAIT_MS);
 }
@@ -128,7 +112,7 @@ TEST_F_TIMEOUT(passthrough, bytes, 60)
 		ASSERT_EQ(0, nvme_reap(n, 1));
 		EXPECT_EQ(-1, pat_check(p, PIECE, i + 1, 0));
 	}
-	if (mode_get() == MODE_NOPIN) {
+	if (nopin()) {
 		EXPECT_EQ(pins, vmstat("nr_foll_pin_acquired"));
 		EXPECT_EQ(bios + 8, vmstat("nopin_bio"));
 	} else {
@@ -141,8 +125,10 @@ TEST_F_TIMEOUT(passthrough, bytes, 60)
 static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
 		      struct mem *m, struct grab *grab, bool write, bool protect)
 {
+	struct area a = { m->p, m->len, -1 };
 	unsigned long pinned, waits;
-	uint64_t seed = now_ms(), start, took;
+	uint64_t seed = now_ms();
+	long took;
 
 	if (!write)
 		ASSERT_EQ(0, target_fill(&n->slow.t, 2 * LEN, seed, 0));
@@ -155,19 +141,17 @@ static void in_flight(struct __test_metadata *_metadata, struct nvme *n,
 		ASSERT_NE(NULL, nvme_queue(&n->ring, &n->ns, write,
 					   m->p + i * PIECE, PIECE, piece_pos(i)));
 	ASSERT_EQ(NR, io_uring_submit(&n->ring));
-	start = now_ms();
-	ASSERT_EQ(0, protect ? mprotect(m->p, m->len, PROT_READ) :
-			       madvise(m->p, m->len, MADV_DONTNEED));
-	took = now_ms() - start;
-	note("%s: the memory is %s after %u ms", write ? "write" : "read",
-	     protect ? "protected" : "free", (unsigned int)took);
+	took = op_timed(protect ? OP_PROTECT_READ : OP_DONTNEED, &a);
+	ASSERT_LE(0, took);
+	note("%s: the memory is %s after %ld ms", write ? "write" : "read",
+	     protect ? "protected" : "free", took);
 
 	/* Whatever was freed is used at once by somebody else */
 	ASSERT_EQ(0, grab_fill(grab));
 	EXPECT_GT(NO_WAIT_MS, took);
 	EXPECT_EQ(waits, vmstat("nopin_wait"));
 	/* All of it was in flight */
-	if (mode_get() == MODE_NOPIN)
+	if (nopin())
 		EXPECT_EQ(pinned + LEN / PAGE, vmstat("nopin_pinned"));
 	ASSERT_EQ(0, nvme_reap(n, NR));
 	EXPECT_EQ(-1, grab_check(grab));

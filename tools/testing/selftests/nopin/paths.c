@@ -21,20 +21,12 @@
  * for paths.py to say.
  */
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/blkzoned.h>
 #include <linux/bsg.h>
 #include <linux/fs.h>
 #include <linux/nvme_ioctl.h>
 #include <scsi/sg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "nopin_util.h"
 #include "kselftest.h"
@@ -43,7 +35,6 @@
 #define FILE_SIZE	(2 * MB)
 #define PIECES		4
 #define MAX_LEN		(64 * KB)
-#define FALLBACK_DIR	"/sys/kernel/mm/nopin/fallback"
 #define MAX_CAUSES	32
 #define MAX(a, b)	((a) > (b) ? (a) : (b))
 
@@ -247,7 +238,7 @@ static long io_pieces(const struct kind *k, bool write, size_t len, off_t pos)
 	return ret;
 }
 
-static int ioq_begin(const struct kind *k)
+static int queue_begin(const struct kind *k)
 {
 	struct iovec iov = { buf, MAX_LEN };
 	int ret = ioq_init_flags(&q, k->engine, 4, k->ring_flags);
@@ -260,12 +251,12 @@ static int ioq_begin(const struct kind *k)
 	return ret;
 }
 
-static long ioq_io(const struct kind *k, bool write, size_t len, off_t pos)
+static long queue_io(const struct kind *k, bool write, size_t len, off_t pos)
 {
 	return ioq_rw(&q, target.fd, write, buf, len, pos);
 }
 
-static void ioq_end(const struct kind *k)
+static void queue_end(const struct kind *k)
 {
 	ioq_exit(&q);
 }
@@ -361,7 +352,7 @@ static long io_nvme_ioctl(const struct kind *k, bool write, size_t len, off_t po
 
 static int nvme_cmd_begin(const struct kind *k)
 {
-	return nvme_begin(k) ?: ioq_begin(k);
+	return nvme_begin(k) ?: queue_begin(k);
 }
 
 static long io_nvme_cmd(const struct kind *k, bool write, size_t len, off_t pos)
@@ -397,8 +388,8 @@ static long io_nvme_cmd(const struct kind *k, bool write, size_t len, off_t pos)
 #define SYNC(_name, _io, ...)						\
 	{ .group = "file", .name = _name, .io = _io, .rsrc_flags = NO_BUFFER, __VA_ARGS__ }
 #define RING(_group, _name, _engine, _rsrc, _ring)			\
-	{ .group = _group, .name = _name, .begin = ioq_begin, .io = ioq_io,	\
-	  .end = ioq_end, .engine = _engine, .rsrc_flags = _rsrc, .ring_flags = _ring }
+	{ .group = _group, .name = _name, .begin = queue_begin, .io = queue_io,	\
+	  .end = queue_end, .engine = _engine, .rsrc_flags = _rsrc, .ring_flags = _ring }
 #define QUEUE(_name, _engine, _rsrc)					\
 	RING("file", _name, _engine, _rsrc, 0)
 #define POLL(_name, _engine, _rsrc)					\
@@ -408,7 +399,7 @@ static long io_nvme_cmd(const struct kind *k, bool write, size_t len, off_t pos)
 	  .rsrc_flags = NO_BUFFER }
 #define NVME_CMD(_name, _cmd, _rsrc, _ring)				\
 	{ .group = "nvme", .name = _name, .begin = nvme_cmd_begin,		\
-	  .io = io_nvme_cmd, .end = ioq_end, .engine = ENG_URING,		\
+	  .io = io_nvme_cmd, .end = queue_end, .engine = ENG_URING,		\
 	  .cmd = _cmd, .rsrc_flags = _rsrc,					\
 	  .ring_flags = IORING_SETUP_SQE128 | IORING_SETUP_CQE32 | (_ring) }
 
@@ -448,7 +439,7 @@ static void report(const struct kind *k, size_t len, bool write, unsigned long h
 {
 	printf("# path|%s|%s|%luk|%s|%s|%g|%g|%lu|", target.name, k->name,
 	       (unsigned long)len / KB, write ? "write" : "read",
-	       mode_get() == MODE_NOPIN ? "nopin" : "pin",
+	       nopin() ? "nopin" : "pin",
 	       (double)(b->bios - a->bios) / NR,
 	       (double)(b->acquired - a->acquired) / NR, held);
 	for (int i = 0, n = 0; i < nr_causes; i++)

@@ -6,16 +6,8 @@
  * wait for I/O of which he is a part (R3, R4), and I/O to a device that is like that
  * is waited for by nobody (R7): it goes on, and all data is right.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/swap.h>
-#include <sys/wait.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
@@ -37,7 +29,6 @@
 /* What it may take to use up the memory there, or to give it back */
 #define FILL_MS		120000
 
-#define CGROUP		"/sys/fs/cgroup"
 #define HUGEPAGES	"/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
 static const enum engine engines[] = {
@@ -78,23 +69,16 @@ static int run_batch(struct worker *w, const unsigned int *blocks,
 		     char *const *bufs, unsigned int nr, bool write, long *res)
 {
 	for (unsigned int i = 0; i < nr; i++) {
-		off_t pos = block_pos(w->id, blocks[i]);
-		int ret;
+		int ret = ioq_begin(&w->q, i, w->t->fd, write, bufs[i], BLOCK,
+				    block_pos(w->id, blocks[i]), res);
 
-		if (w->q.eng == ENG_PSYNC) {
-			res[i] = ioq_rw(&w->q, w->t->fd, write, bufs[i], BLOCK, pos);
-			continue;
-		}
-		ret = ioq_start(&w->q, i, w->t->fd, write, bufs[i], BLOCK, pos);
 		if (ret)
 			return ret;
 	}
-	if (w->q.eng == ENG_PSYNC)
-		return 0;
 	/* Reclaim seldom gets at what was used a moment ago: help it */
-	if (nr % 4 == 0)
+	if (w->q.eng != ENG_PSYNC && nr % 4 == 0)
 		madvise(bufs[0], BLOCK, MADV_PAGEOUT);
-	return ioq_reap(&w->q, nr, res) == (int)nr ? 0 : -EIO;
+	return ioq_end(&w->q, res);
 }
 
 static int work(struct worker *w, uint32_t *r, uint64_t *seed)
@@ -195,16 +179,14 @@ static void process(struct shared *sh, const char *env, size_t hog_len)
 		w[i].t = &t;
 		w[i].id = i;
 		if (mem_get(&w[i].m, MEM_ANON, NR_SLOTS * SLOT) ||
-		    ioq_init(&w[i].q, engines[i], BATCH) ||
-		    (engines[i] == ENG_URING_FIXED &&
-		     ring_buffer(&w[i].q.ring, w[i].m.p, NR_SLOTS * SLOT))) {
+		    ioq_init_buffer(&w[i].q, engines[i], BATCH, w[i].m.p,
+				    NR_SLOTS * SLOT)) {
 			fail(sh, "worker %u: setup", i);
 			_exit(1);
 		}
 	}
-	h.p = mmap(NULL, hog_len, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (h.p == MAP_FAILED) {
+	h.p = space_get(hog_len, PAGE);
+	if (mprotect(h.p, hog_len, PROT_READ | PROT_WRITE)) {
 		fail(sh, "hog: %s", strerror(errno));
 		_exit(1);
 	}
@@ -243,13 +225,6 @@ static unsigned long mem_stat(const char *field)
 	return kb * KB;
 }
 
-static long number(const char *path)
-{
-	char buf[32];
-
-	return sysfs_read(path, buf, sizeof(buf)) ? -1 : strtol(buf, NULL, 10);
-}
-
 /* Swap that is used before any other */
 static int swap_on(const char *path)
 {
@@ -278,9 +253,9 @@ static int swap_on(const char *path)
 FIXTURE(pressure) {
 	struct target t;
 	struct shared *sh;
-	char swap[256], cgroup[64];
+	char swap[256];
+	struct cgroup cgroup;
 	long hugepages;
-	bool swapping, ready;
 	pid_t pid;
 };
 
@@ -310,56 +285,34 @@ FIXTURE_SETUP(pressure)
 	self->hugepages = -1;
 	NEED(variant->env);
 	NEED(variant->swap);
-	if (access(CGROUP "/cgroup.controllers", R_OK))
-		SKIP(return, "no cgroup v2 at " CGROUP);
-	self->sh = mmap(NULL, sizeof(*self->sh), PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->sh);
+	if (cgroup_make(&self->cgroup, "memory") == -ENOENT)
+		SKIP(return, "no cgroup v2");
+	self->sh = shared_get(sizeof(*self->sh));
 	ASSERT_EQ(0, target_open(&self->t, variant->env, 0));
-	self->ready = true;
 
 	snprintf(self->swap, sizeof(self->swap), "%s%s", getenv(variant->swap),
 		 !stat(getenv(variant->swap), &st) && S_ISDIR(st.st_mode) ?
 		 "/swap" : "");
 	ASSERT_EQ(0, swap_on(self->swap));
-	self->swapping = true;
 
 	if (variant->machine) {
 		long take = ((long)mem_stat("MemFree") - (long)LEAVE) / (2 * (long)MB);
-		char val[32];
 
 		/* Takes memory without ever looking at it */
-		self->hugepages = number(HUGEPAGES "nr_hugepages");
+		self->hugepages = sysfs_get(HUGEPAGES "nr_hugepages");
 		ASSERT_LE(0, self->hugepages);
-		snprintf(val, sizeof(val), "%ld", self->hugepages + take);
-		ASSERT_EQ(0, sysfs_write(HUGEPAGES "nr_hugepages", val));
-		return;
+		ASSERT_EQ(0, sysfs_put(HUGEPAGES "nr_hugepages", self->hugepages + take));
 	}
-	ASSERT_EQ(0, sysfs_write(CGROUP "/cgroup.subtree_control", "+memory"));
-	snprintf(self->cgroup, sizeof(self->cgroup), CGROUP "/nopin.%d", getpid());
-	ASSERT_EQ(0, mkdir(self->cgroup, 0700));
 }
 
 FIXTURE_TEARDOWN(pressure)
 {
-	char val[32];
-
-	if (self->hugepages >= 0) {
-		snprintf(val, sizeof(val), "%ld", self->hugepages);
-		sysfs_write(HUGEPAGES "nr_hugepages", val);
-	}
-	if (self->cgroup[0]) {
-		for (int i = 0; i < 300 && rmdir(self->cgroup) && errno == EBUSY; i++)
-			usleep(10000);
-		sysfs_write(CGROUP "/cgroup.subtree_control", "-memory");
-	}
-	if (self->swapping)
-		EXPECT_EQ(0, swapoff(self->swap));
-	if (self->ready) {
-		if (strcmp(variant->swap, "NOPIN_CRYPT_SWAP"))
-			unlink(self->swap);
-		target_close(&self->t);
-	}
+	if (self->hugepages >= 0)
+		sysfs_put(HUGEPAGES "nr_hugepages", self->hugepages);
+	cgroup_remove(&self->cgroup);
+	EXPECT_EQ(0, swapoff(self->swap));
+	if (strcmp(variant->swap, "NOPIN_CRYPT_SWAP"))
+		unlink(self->swap);
 }
 
 static int fill_disk(struct target *t, struct shared *sh)
@@ -384,7 +337,6 @@ TEST_F_TIMEOUT(pressure, run, 600)
 	unsigned int stall[NR_WORKERS] = { 0 };
 	struct shared *sh = self->sh;
 	size_t hog = HOG;
-	char path[96];
 	int status;
 	char *disk;
 
@@ -402,14 +354,9 @@ TEST_F_TIMEOUT(pressure, run, 600)
 	if (!self->pid) {
 		/* The first to go, if it comes to that; then the test fails */
 		sysfs_write("/proc/self/oom_score_adj", "1000");
-		if (!variant->machine) {
-			snprintf(path, sizeof(path), "%s/memory.max", self->cgroup);
-			if (sysfs_write(path, LIMIT))
-				_exit(2);
-			snprintf(path, sizeof(path), "%s/cgroup.procs", self->cgroup);
-			if (sysfs_write(path, "0"))
-				_exit(3);
-		}
+		if (!variant->machine && (cgroup_put(&self->cgroup, "memory.max", LIMIT) ||
+					  cgroup_put(&self->cgroup, "cgroup.procs", "0")))
+			_exit(2);
 		process(sh, variant->env, hog);
 	}
 
@@ -462,7 +409,7 @@ ended:
 	     sh->hogged, vmstat("pswpout") - out, vmstat("nopin_refuse") - refuse);
 	/* Was there any pressure? */
 	EXPECT_LT(PAGES_OUT, vmstat("pswpout") - out);
-	if (mode_get() == MODE_NOPIN) {
+	if (nopin()) {
 		EXPECT_LT(bios, vmstat("nopin_bio"));
 		/* Reclaim has met pages that were busy */
 		EXPECT_LT(refuse, vmstat("nopin_refuse"));

@@ -4,29 +4,17 @@
  * They can take no for an answer, reclaim does not even wait (R4), and whatever
  * becomes of the page the data is where it belongs.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
 #define LEN		(2 * MB)
 #define NR_IO		64
-#define IO_LEN		(LEN / NR_IO)
-#define NR_PAGES	(LEN / PAGE)
-#define MPOL_MF_MOVE	2
-
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE	101
-#endif
+#define NR_PAGES	((int)(LEN / PAGE))
 
 FIXTURE(reclaim) {
-	struct gate gate;
-	struct ioq q;
+	struct flight f;
 	struct mem m;
-	bool ready;
+	struct area a;
 };
 
 FIXTURE_VARIANT(reclaim) {
@@ -41,66 +29,34 @@ FIXTURE_VARIANT_ADD(reclaim, thp_write) { .kind = MEM_THP, .write = true };
 FIXTURE_VARIANT_ADD(reclaim, shmem_read) { .kind = MEM_SHMEM };
 FIXTURE_VARIANT_ADD(reclaim, xfs_read) { .kind = MEM_SHARED_XFS };
 
+/* I/O is in flight, until somebody waits for it */
 FIXTURE_SETUP(reclaim)
 {
+	struct flight *f = &self->f;
+
 	NEED("NOPIN_HELD");
 	NEED("NOPIN_SWAP");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, gate_init(&self->gate, "NOPIN_HELD"));
-	ASSERT_EQ(0, ioq_init(&self->q, ENG_AIO, NR_IO));
+	ASSERT_EQ(0, flight_open(f, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
-	self->ready = true;
+	self->a = (struct area) { self->m.p, LEN, self->m.fd };
+	flight_set(f, self->m.p, NR_IO, LEN / NR_IO, LEN / NR_IO);
+	ASSERT_EQ(0, flight_engine(f, ENG_AIO));
+	ASSERT_EQ(0, flight_prepare(f, variant->write));
+	ASSERT_EQ(0, flight_start(f, GATE_WAIT, 0));
 }
 
 FIXTURE_TEARDOWN(reclaim)
 {
-	if (!self->ready)
-		return;
-	gate_open(&self->gate);
-	ioq_exit(&self->q);
-	gate_exit(&self->gate);
-	mem_put(&self->m);
-}
-
-/* Transfers at twice their offset: neighbours might be merged */
-static int start(struct gate *g, struct ioq *q, char *buf, bool write,
-		 uint64_t seed)
-{
-	char *copy = aligned_alloc(PAGE, 2 * LEN);
-	int ret;
-
-	for (int i = 0; i < NR_IO; i++)
-		pat_fill(copy + 2 * i * IO_LEN, IO_LEN, write ? ~seed : seed,
-			 i * IO_LEN);
-	ret = target_write(&g->t, copy, 2 * LEN, 0);
-	free(copy);
-	pat_fill(buf, LEN, write ? seed : ~seed, 0);
-	ret = ret ?: gate_shut(g, GATE_WAIT, 0);
-	for (int i = 0; i < NR_IO && !ret; i++)
-		ret = ioq_start(q, i, g->t.fd, write, buf + i * IO_LEN, IO_LEN,
-				2 * i * IO_LEN);
-	return ret;
+	flight_close(&self->f);
 }
 
 /* Let them go, wait for them, and compare memory and disk with what they must be */
-static void finish(struct __test_metadata *_metadata, struct gate *g,
-		   struct ioq *q, char *buf, uint64_t seed)
+static void finish(struct __test_metadata *_metadata, struct flight *f)
 {
-	char *copy = malloc(2 * LEN);
-	long res[NR_IO];
-
-	for (int i = 0; i < NR_IO; i++)
-		res[i] = IO_LEN;
-	ASSERT_EQ(0, gate_open(g));
-	ASSERT_LE(0, ioq_reap(q, q->inflight, res));
-	for (int i = 0; i < NR_IO; i++)
-		EXPECT_EQ(IO_LEN, res[i]);
-	EXPECT_EQ(-1, pat_check(buf, LEN, seed, 0));
-	ASSERT_EQ(0, target_read(&g->t, copy, 2 * LEN, 0));
-	for (int i = 0; i < NR_IO; i++)
-		EXPECT_EQ(-1, pat_check(copy + 2 * i * IO_LEN, IO_LEN, seed,
-					i * IO_LEN));
-	free(copy);
+	ASSERT_EQ(0, flight_finish(f));
+	EXPECT_EQ(-1, flight_check(f, f->buf, true));
+	EXPECT_EQ(-1, flight_check_disk(f));
 }
 
 /*
@@ -109,87 +65,59 @@ static void finish(struct __test_metadata *_metadata, struct gate *g,
  */
 TEST_F_TIMEOUT(reclaim, pageout, 60)
 {
-	unsigned long refuse;
+	struct flight *f = &self->f;
+	unsigned long refuse = vmstat("nopin_refuse");
 
-	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 1));
-	refuse = vmstat("nopin_refuse");
-	ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_PAGEOUT));
-	EXPECT_EQ(0, ioq_reap(&self->q, 0, NULL));
+	ASSERT_EQ(0, op_run(OP_PAGEOUT, &self->a));
+	EXPECT_EQ(0, flight_done(f));
 	refuse = vmstat("nopin_refuse") - refuse;
 	note("%lu refusals", refuse);
-	if (mode_get() == MODE_NOPIN) {
+	if (nopin())
 		EXPECT_LT(0, refuse);
-	}
-	finish(_metadata, &self->gate, &self->q, self->m.p, 1);
+	finish(_metadata, f);
 	/* Nothing in flight any more, nothing to refuse */
 	refuse = vmstat("nopin_refuse");
-	ASSERT_EQ(0, madvise(self->m.p, LEN, MADV_PAGEOUT));
+	ASSERT_EQ(0, op_run(OP_PAGEOUT, &self->a));
 	EXPECT_EQ(refuse, vmstat("nopin_refuse"));
-	EXPECT_EQ(-1, pat_check(self->m.p, LEN, 1, 0));
-}
-
-static int move(char *buf, int node, int *status)
-{
-	void *pages[NR_PAGES];
-	int nodes[NR_PAGES];
-
-	for (size_t i = 0; i < NR_PAGES; i++) {
-		pages[i] = buf + i * PAGE;
-		nodes[i] = node;
-		status[i] = -ENODATA;
-	}
-	return syscall(SYS_move_pages, 0, NR_PAGES, pages, nodes, status,
-		       MPOL_MF_MOVE);
+	EXPECT_EQ(-1, flight_check(f, f->buf, true));
 }
 
 TEST_F_TIMEOUT(reclaim, move_pages, 60)
 {
-	int node, to, status[NR_PAGES], moved = 0;
-	long ret;
+	struct area *a = &self->a;
+	int node = mem_node(a->p), moved;
 
-	node = mem_node(self->m.p);
 	ASSERT_LE(0, node);
-	to = !node;
-	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 2));
-	ret = move(self->m.p, to, status);
-	/* The number of pages that stay, and these tell why; 0 if none does */
-	ASSERT_LE(0, ret) TH_LOG("%s", strerror(errno));
-	for (size_t i = 0; i < NR_PAGES; i++) {
-		int where = mem_node(self->m.p + i * PAGE);
-
-		ASSERT_TRUE(where == 0 || where == 1)
-			TH_LOG("page %zu: %d", i, where);
-		moved += where == to;
-	}
-	note("%d of %d pages moved with I/O in flight", moved, (int)NR_PAGES);
-	finish(_metadata, &self->gate, &self->q, self->m.p, 2);
+	a->node = !node;
+	/* The number of pages that stay; 0 if none does */
+	ASSERT_LE(0, op_run(OP_MOVE_PAGES, a));
+	moved = pages_on_node(a, a->node);
+	ASSERT_LE(0, moved);
+	ASSERT_EQ(NR_PAGES, pages_on_node(a, node) + moved);
+	note("%d of %d pages moved with I/O in flight", moved, NR_PAGES);
+	finish(_metadata, &self->f);
 
 	/* With the I/O done they all do */
-	ASSERT_EQ(0, move(self->m.p, to, status));
-	for (size_t i = 0; i < NR_PAGES; i++) {
-		ASSERT_EQ(to, mem_node(self->m.p + i * PAGE))
-			TH_LOG("page %zu", i);
-	}
-	EXPECT_EQ(-1, pat_check(self->m.p, LEN, 2, 0));
+	ASSERT_EQ(0, op_run(OP_MOVE_PAGES, a));
+	ASSERT_EQ(NR_PAGES, pages_on_node(a, a->node));
+	EXPECT_EQ(-1, flight_check(&self->f, a->p, true));
 }
 
 TEST_F_TIMEOUT(reclaim, compaction, 300)
 {
-	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 3));
-	ASSERT_EQ(0, sysfs_write("/proc/sys/vm/compact_memory", "1"));
-	finish(_metadata, &self->gate, &self->q, self->m.p, 3);
+	ASSERT_EQ(0, op_run(OP_COMPACT, &self->a));
+	finish(_metadata, &self->f);
 }
 
 /* One page is to be taken out of service, as one that shows errors */
 TEST_F_TIMEOUT(reclaim, soft_offline, 60)
 {
-	char *page = self->m.p + 5 * PAGE;
+	struct area page = { self->a.p + 5 * PAGE, PAGE, self->a.fd };
+	int ret = op_run(OP_SOFT_OFFLINE, &page);
 
-	ASSERT_EQ(0, start(&self->gate, &self->q, self->m.p, variant->write, 4));
-	if (madvise(page, PAGE, MADV_SOFT_OFFLINE))
-		ASSERT_TRUE(errno == EBUSY || errno == EAGAIN || errno == EIO)
-			TH_LOG("%s", strerror(errno));
-	finish(_metadata, &self->gate, &self->q, self->m.p, 4);
+	ASSERT_TRUE(!ret || ret == -EBUSY || ret == -EAGAIN || ret == -EIO)
+		TH_LOG("%s", strerror(-ret));
+	finish(_metadata, &self->f);
 }
 
 TEST_HARNESS_MAIN

@@ -4,12 +4,6 @@
  * flushes or unmaps the very pages that the I/O uses, so they must not be entered
  * yet when it does (R2). A kernel that gets this wrong does not return.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
@@ -21,7 +15,6 @@ FIXTURE(selfmap) {
 	struct target t;
 	struct ioq q;
 	char *map;
-	bool ready;
 };
 
 FIXTURE_VARIANT(selfmap) {
@@ -29,22 +22,14 @@ FIXTURE_VARIANT(selfmap) {
 	enum engine eng;
 };
 
-FIXTURE_VARIANT_ADD(selfmap, ext4_psync) {
-	.env = "NOPIN_EXT4", .eng = ENG_PSYNC };
-FIXTURE_VARIANT_ADD(selfmap, ext4_aio) {
-	.env = "NOPIN_EXT4", .eng = ENG_AIO };
-FIXTURE_VARIANT_ADD(selfmap, ext4_uring) {
-	.env = "NOPIN_EXT4", .eng = ENG_URING };
-FIXTURE_VARIANT_ADD(selfmap, xfs_psync) {
-	.env = "NOPIN_XFS", .eng = ENG_PSYNC };
-FIXTURE_VARIANT_ADD(selfmap, xfs_aio) {
-	.env = "NOPIN_XFS", .eng = ENG_AIO };
-FIXTURE_VARIANT_ADD(selfmap, xfs_uring) {
-	.env = "NOPIN_XFS", .eng = ENG_URING };
-FIXTURE_VARIANT_ADD(selfmap, fat_psync) {
-	.env = "NOPIN_FAT", .eng = ENG_PSYNC };
-FIXTURE_VARIANT_ADD(selfmap, jfs_aio) {
-	.env = "NOPIN_JFS", .eng = ENG_AIO };
+FIXTURE_VARIANT_ADD(selfmap, ext4_psync) { .env = "NOPIN_EXT4", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(selfmap, ext4_aio) { .env = "NOPIN_EXT4", .eng = ENG_AIO };
+FIXTURE_VARIANT_ADD(selfmap, ext4_uring) { .env = "NOPIN_EXT4", .eng = ENG_URING };
+FIXTURE_VARIANT_ADD(selfmap, xfs_psync) { .env = "NOPIN_XFS", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(selfmap, xfs_aio) { .env = "NOPIN_XFS", .eng = ENG_AIO };
+FIXTURE_VARIANT_ADD(selfmap, xfs_uring) { .env = "NOPIN_XFS", .eng = ENG_URING };
+FIXTURE_VARIANT_ADD(selfmap, fat_psync) { .env = "NOPIN_FAT", .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(selfmap, jfs_aio) { .env = "NOPIN_JFS", .eng = ENG_AIO };
 
 FIXTURE_SETUP(selfmap)
 {
@@ -54,16 +39,10 @@ FIXTURE_SETUP(selfmap)
 	self->map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 self->t.bfd, 0);
 	ASSERT_NE(MAP_FAILED, self->map);
-	self->ready = true;
 }
 
 FIXTURE_TEARDOWN(selfmap)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->q);
-	munmap(self->map, LEN);
-	target_close(&self->t);
 }
 
 /* What the mapping is when the I/O comes */

@@ -5,10 +5,7 @@
  * when the submitter gets to run again (R5). mprotect() is who waits, as it wants
  * nobody to write to the memory when it is done.
  */
-#include <pthread.h>
 #include <sched.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
@@ -54,7 +51,6 @@ static void *hog_thread(void *arg)
 
 TEST(submitter)
 {
-	bool nopin = mode_get() == MODE_NOPIN;
 	unsigned long wait, pinned;
 	struct reader r = { 0 };
 	char runtime[32] = "";
@@ -99,7 +95,7 @@ TEST(submitter)
 	sysfs_write(RT_RUNTIME, runtime);
 	EXPECT_EQ(LEN, r.ret);
 	EXPECT_GT(BOUND_MS, took);
-	EXPECT_EQ(wait + nopin, vmstat("nopin_wait"));
+	EXPECT_EQ(wait + nopin(), vmstat("nopin_wait"));
 	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
 	gate_exit(&gate);
 	wait_ms_set(DEFAULT_WAIT_MS);

@@ -1,15 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The switch: what it says, what it takes, and that it may be thrown at any time */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
-
 #include "nopin_util.h"
 #include "kselftest_harness.h"
-
-#define SWITCH "/sys/kernel/mm/nopin/direct_io"
 
 FIXTURE(sw) {
 	enum mode mode;
@@ -39,8 +31,6 @@ TEST_F(sw, choices)
 	};
 	char buf[64];
 
-	if (!nopin_present())
-		return;
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		ASSERT_EQ(0, sysfs_write(SWITCH, good[i].val));
 		ASSERT_EQ(0, sysfs_read(SWITCH, buf, sizeof(buf)));
@@ -55,8 +45,6 @@ TEST_F(sw, bad_values)
 		"1", "PIN", "\n", " pin",
 	};
 
-	if (!nopin_present())
-		return;
 	for (int mode = MODE_PIN; mode <= MODE_NOPIN; mode++) {
 		ASSERT_EQ(0, mode_set(mode));
 		for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -85,7 +73,6 @@ struct worker {
 
 static const char *work(struct worker *w, struct ioq *q, char *buf)
 {
-	bool async = q->eng == ENG_AIO || q->eng == ENG_URING;
 	off_t base = w->id * BLOCKS * BLOCK;
 	long res[BLOCKS];
 
@@ -100,14 +87,10 @@ static const char *work(struct worker *w, struct ioq *q, char *buf)
 				char *p = buf + i * BLOCK;
 				off_t pos = base + i * BLOCK;
 
-				if (!async)
-					res[i] = ioq_rw(q, w->t->fd, write, p,
-							BLOCK, pos);
-				else if (ioq_start(q, i, w->t->fd, write, p,
-						   BLOCK, pos))
+				if (ioq_begin(q, i, w->t->fd, write, p, BLOCK, pos, res))
 					return "submit";
 			}
-			if (async && ioq_reap(q, BLOCKS, res) != BLOCKS)
+			if (ioq_end(q, res))
 				return "reap";
 			for (int i = 0; i < BLOCKS; i++)
 				if (res[i] != BLOCK)
@@ -139,7 +122,7 @@ static void *worker_thread(void *arg)
 
 static void under_load(struct __test_metadata *_metadata, const char *env)
 {
-	unsigned long acquired, released, flips = 0;
+	unsigned long flips = 0;
 	struct worker w[WORKERS];
 	pthread_t th[WORKERS];
 	atomic_bool stop = false;
@@ -165,33 +148,24 @@ static void under_load(struct __test_metadata *_metadata, const char *env)
 	note("%lu flips, %lu %lu %lu %lu transfers", flips, w[0].ops, w[1].ops,
 	     w[2].ops, w[3].ops);
 	EXPECT_LT(10, flips);
-	acquired = vmstat("nr_foll_pin_acquired");
-	released = vmstat("nr_foll_pin_released");
-	EXPECT_EQ(acquired, released);
+	EXPECT_EQ(0, pins_held());
 	EXPECT_LT(0, vmstat("nopin_bio"));
-	target_close(&t);
 }
 
 TEST_F_TIMEOUT(sw, under_load_raw, 60)
 {
-	if (!nopin_present())
-		return;
 	NEED("NOPIN_RAW");
 	under_load(_metadata, "NOPIN_RAW");
 }
 
 TEST_F_TIMEOUT(sw, under_load_throttled, 60)
 {
-	if (!nopin_present())
-		return;
 	NEED("NOPIN_CHURN");
 	under_load(_metadata, "NOPIN_CHURN");
 }
 
 TEST_F_TIMEOUT(sw, under_load_xfs, 60)
 {
-	if (!nopin_present())
-		return;
 	NEED("NOPIN_XFS");
 	under_load(_metadata, "NOPIN_XFS");
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A process makes its own I/O last: io.max of its cgroup lets a few KiB a second
- * through, and its bios sit in the throttle with their pages entered. Whoever has
+ * through, and its bios sit in the throttle with their pages entered. All that has
  * to do with these pages must get on all the same, whatever their number, and do
- * no harm: who can be refused is refused, for anybody else the pages are pinned
+ * no harm. Migration and reclaim are refused; for anybody else the pages are pinned
  * on behalf of the I/O, at once if a wait would give him nothing. Pinned pages hold
  * up nobody to begin with, so in pin mode the same times are asked for; what differs
  * is said where it does.
@@ -14,33 +14,15 @@
  * makes it complain, as blkg_conf_prep() unlocks a mutex with the queue's lock
  * held, which is also taken in interrupts.
  */
-#include <ctype.h>
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
-
 #define LEN		(64 * PAGE)	/* the buffer, all of it busy */
 #define NR_IO		16
-#define IO_LEN		(LEN / NR_IO)
-#define STRIDE		(2 * IO_LEN)	/* gaps between them on the disk */
-#define POS(i)		((off_t)(i) * STRIDE)
 
 /*
  * One more transfer goes ahead of these. It takes 8 seconds, all of which the
@@ -53,10 +35,7 @@
 /* rmap_wait_ms is 100 by default; the rest is for a machine, or a kernel, that is slow */
 #define BOUND_MS	(with_lockdep() ? 4000 : 1000)
 #define GIVE_UP_MS	(8 * BOUND_MS)	/* so that a test that fails ends */
-#define RMAP_WAIT_MS		"/sys/kernel/mm/nopin/rmap_wait_ms"
 
-#define CGROUP		"/sys/fs/cgroup"
-#define KSM		"/sys/kernel/mm/ksm/"
 #define BALLAST		(16 * MB)	/* memory that a killed process leaves */
 #define OLD_BYTE	0x11		/* where all pages are to be the same */
 
@@ -97,12 +76,8 @@ struct victim {
 	struct setup s;
 	struct target t;
 	struct grab grab;
-	int fd;			/* of the device that holds the bios */
 	bool dm;
-	struct gate gate;
-	char cgroup[64];
-	unsigned int major, minor;
-	uint64_t seed;
+	struct cgroup cgroup;
 	bool same;		/* all pages are the same before a read */
 	pid_t pid;
 	int to[2], from[2];
@@ -114,14 +89,12 @@ struct victim {
 	/* What the last call took, and the slowest look at smaps meanwhile */
 	unsigned int ms, smaps_ms;
 
-	/* In the process itself, but for @p */
+	/* The process has its own of these, and works on its own memory */
+	struct area a;
+	struct flight f;
 	struct mem m;
-	char *p, *ballast, *scratch;
-	struct ioq q, head;
-	long res[NR_IO], ret;
-	unsigned int done;
-	pthread_t th;
-	atomic_int tid, ended;
+	char *ballast, *scratch;
+	struct ioq head;
 };
 
 /* Call @fn in the process, as everything else that is called in_...() */
@@ -132,14 +105,12 @@ struct call {
 
 static void victim_main(struct victim *v)
 {
-	char procs[80];
 	struct call c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* So that a read notices the end of the other side */
 	close(v->to[1]);
-	snprintf(procs, sizeof(procs), "%s/cgroup.procs", v->cgroup);
-	if (!v->dm && sysfs_write(procs, "0"))
+	if (!v->dm && cgroup_put(&v->cgroup, "cgroup.procs", "0"))
 		_exit(1);
 	while (read(v->to[0], &c, sizeof(c)) == sizeof(c)) {
 		long ret = c.fn(v, c.arg);
@@ -161,46 +132,13 @@ static long call(struct victim *v, long (*fn)(struct victim *v, long arg), long 
 	return ret;
 }
 
-static void *psync_thread(void *arg)
-{
-	struct victim *v = arg;
-
-	atomic_store(&v->tid, syscall(SYS_gettid));
-	v->ret = ioq_rw(&v->q, v->fd, v->s.write, v->p, LEN, 0);
-	atomic_store(&v->ended, 1);
-	return NULL;
-}
-
-/* What a read brings, or a write takes along. psync transfers all at once. */
-static off_t disk_pos(struct victim *v, int i)
-{
-	return v->s.eng == ENG_PSYNC ? (off_t)(i * IO_LEN) : POS(i);
-}
-
-static void pattern(struct victim *v, char *p, uint64_t seed)
-{
-	for (int i = 0; i < NR_IO; i++)
-		pat_fill(p + i * IO_LEN, IO_LEN, seed, disk_pos(v, i));
-}
-
-static ssize_t pattern_check(struct victim *v, const char *p)
-{
-	for (int i = 0; i < NR_IO; i++) {
-		ssize_t bad = pat_check(p + i * IO_LEN, IO_LEN, v->seed,
-					disk_pos(v, i));
-
-		if (bad >= 0)
-			return i * IO_LEN + bad;
-	}
-	return -1;
-}
-
 /* More memory that it has, or that it had before it got its buffer */
 #define ROOM		(-1)
 
 static long in_setup(struct victim *v, long ballast)
 {
 	void *room = MAP_FAILED;
+	char *p;
 	int ret;
 
 	/*
@@ -216,9 +154,11 @@ static long in_setup(struct victim *v, long ballast)
 		munmap(room, BALLAST);
 	if (ret)
 		return ret;
-	v->p = v->m.p;
+	p = v->m.p;
 	if (v->s.kind == MEM_ANON)
-		v->p = (char *)ALIGN_UP((unsigned long)v->p, 2 * MB) + LEN;
+		p = (char *)ALIGN_UP((unsigned long)p, 2 * MB) + LEN;
+	v->a = (struct area) { p, LEN, v->m.fd };
+	v->f.buf = p;
 	v->scratch = aligned_alloc(PAGE, HEAD);
 	memset(v->scratch, 0, HEAD);
 	if (ballast > 0) {
@@ -226,164 +166,104 @@ static long in_setup(struct victim *v, long ballast)
 		memset(v->ballast, 1, ballast);
 	}
 	/* A ring, which does not hold up a process that ends */
-	ret = ioq_init(&v->head, ENG_URING, 1) ?:
-	      ioq_init(&v->q, v->s.eng, NR_IO);
-	if (!ret && v->s.eng == ENG_URING_FIXED)
-		ret = ring_buffer(&v->q.ring, v->p, LEN);
-	return ret ?: (long)v->p;
+	ret = ioq_init(&v->head, ENG_URING, 1) ?: flight_engine(&v->f, v->s.eng);
+	return ret ?: (long)p;
 }
 
-static long in_start(struct victim *v, long seed)
+static long in_start(struct victim *v, long unused)
 {
-	int ret;
-
-	v->seed = seed;
-	if (v->s.write)
-		pattern(v, v->p, seed);
-	else if (v->same)
-		memset(v->p, OLD_BYTE, LEN);
-	else
-		pattern(v, v->p, ~seed);
-	ret = ioq_start(&v->head, 0, v->fd, v->s.write, v->scratch, HEAD,
-			HEAD_POS);
-	if (ret)
-		return ret;
-	if (v->s.eng == ENG_PSYNC) {
-		if (pthread_create(&v->th, NULL, psync_thread, v))
-			return -EAGAIN;
-		while (!task_blocked(atomic_load(&v->tid))) {
-			if (atomic_load(&v->ended))
-				return -ETIME;
-			usleep(1000);
-		}
-		return 0;
-	}
-	for (int i = 0; i < NR_IO; i++) {
-		ret = ioq_start(&v->q, i, v->fd, v->s.write, v->p + i * IO_LEN,
-				IO_LEN, POS(i));
-		if (ret)
-			return ret;
-	}
-	return 0;
+	if (v->same && !v->s.write)
+		memset(v->a.p, OLD_BYTE, LEN);
+	else if (v->f.buf == v->a.p)
+		flight_fill(&v->f, v->s.write);
+	return ioq_start(&v->head, 0, v->f.fd, v->s.write, v->scratch, HEAD, HEAD_POS) ?:
+	       flight_submit(&v->f);
 }
 
 /* The number of transfers that have ended */
 static long in_done(struct victim *v, long unused)
 {
-	int ret;
-
-	if (v->s.eng == ENG_PSYNC)
-		return atomic_load(&v->ended);
-	ret = ioq_reap(&v->q, 0, v->res);
-	if (ret > 0)
-		v->done += ret;
-	return ret < 0 ? ret : v->done;
+	return flight_done(&v->f);
 }
 
 static long in_finish(struct victim *v, long unused)
 {
-	int ret;
-
-	if (v->s.eng == ENG_PSYNC) {
-		pthread_join(v->th, NULL);
-		return v->ret == LEN ? 0 : v->ret < 0 ? v->ret : -EIO;
-	}
-	ret = ioq_reap(&v->q, NR_IO - v->done, v->res);
-	if (ret < 0)
-		return ret;
-	for (int i = 0; i < NR_IO; i++)
-		if (v->res[i] != (long)IO_LEN)
-			return v->res[i] < 0 ? v->res[i] : -EIO;
-	return 0;
+	return flight_reap(&v->f);
 }
 
 /* -1 if the buffer holds what was read or is to be written */
 static long in_check(struct victim *v, long unused)
 {
-	return pattern_check(v, v->p);
+	return flight_check(&v->f, v->a.p, true);
 }
 
 static long in_check_byte(struct victim *v, long val)
 {
-	return byte_check(v->p, LEN, val);
+	return byte_check(v->a.p, LEN, val);
 }
 
-static long in_munmap(struct victim *v, long unused)
+/* An operation on the buffer, in the process; and by the test */
+static long in_op(struct victim *v, long op)
 {
-	return munmap(v->p, LEN) ? -errno : 0;
+	return op_run(op, &v->a);
 }
 
-static long in_dontneed(struct victim *v, long unused)
+static long run_op(struct victim *v, long op)
 {
-	return madvise(v->p, LEN, MADV_DONTNEED) ? -errno : 0;
+	return op_run(op, &v->a);
 }
 
-static long in_mremap(struct victim *v, long unused)
+/* The part of memory that can be a huge page, with the buffer in it */
+static struct area huge_area(struct victim *v)
 {
-	char *to = mmap(NULL, LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (to == MAP_FAILED ||
-	    mremap(v->p, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		return -errno;
-	v->p = to;
-	return 0;
+	return (struct area) { (char *)((unsigned long)v->a.p & ~(2 * MB - 1)), 2 * MB, -1,
+			       .pid = v->pid };
 }
 
-static long in_mprotect(struct victim *v, long prot)
+static long run_huge(struct victim *v, long op)
 {
-	return mprotect(v->p, LEN, prot) ? -errno : 0;
+	struct area a = huge_area(v);
+
+	return op_run(op, &a);
 }
 
 static long in_madvise(struct victim *v, long advice)
 {
-	char *start = (char *)((unsigned long)v->p & ~(2 * MB - 1));
+	struct area a = huge_area(v);
 
 	if (advice == MADV_MERGEABLE)
 		v->same = true;
-	return madvise(start, 2 * MB, advice) ? -errno : 0;
+	return madvise(a.p, a.len, advice) ? -errno : 0;
 }
 
 /* A child that looks at its memory now, and once more when it is told to */
-static int fork_go[2], fork_end[2];
+static struct proc child;
+
+static void child_main(int in, int out, void *arg)
+{
+	struct victim *v = arg;
+	static char copy[LEN];
+
+	memcpy(copy, v->a.p, LEN);
+	await(in);
+	say(out, memcmp(copy, v->a.p, LEN));
+}
 
 static long in_fork(struct victim *v, long unused)
 {
-	pid_t pid;
-
-	if (pipe(fork_go) || pipe(fork_end))
-		return -errno;
-	pid = fork();
-	if (pid < 0)
-		return -errno;
-	if (!pid) {
-		static char copy[LEN];
-		char c, same;
-
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		memcpy(copy, v->p, LEN);
-		if (read(fork_go[0], &c, 1) != 1)
-			_exit(1);
-		same = !memcmp(copy, v->p, LEN);
-		_exit(write(fork_end[1], &same, 1) != 1);
-	}
-	return 0;
+	return proc_start(&child, child_main, v);
 }
 
-/* 1 if what a child sees has not changed since it was born */
+/* 0 if what a child sees has not changed since it was born */
 static long in_fork_end(struct victim *v, long unused)
 {
-	char c = 0;
-
-	if (write(fork_go[1], &c, 1) != 1 || read(fork_end[0], &c, 1) != 1)
-		return -EPIPE;
-	return c;
+	return tell(&child) ?: hear(&child);
 }
 
 /* Somebody else's change of a mapping must not take long either */
 static long in_mmap(struct victim *v, long unused)
 {
-	char *p = mmap(NULL, MB, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p = anon_map(MB);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -395,61 +275,78 @@ static long in_mmap(struct victim *v, long unused)
 
 static int hold(struct victim *v, bool on)
 {
-	char path[80], line[128];
+	char line[128];
+	struct stat st;
 
 	atomic_store(&v->held, on);
 	if (v->dm)
-		return on ? gate_shut(&v->gate, GATE_ASKED, 0) : gate_open(&v->gate);
-	snprintf(path, sizeof(path), "%s/io.max", v->cgroup);
-	if (on)
-		snprintf(line, sizeof(line), "%u:%u rbps=%lu wbps=%lu", v->major,
-			 v->minor, RATE, RATE);
-	else
-		snprintf(line, sizeof(line), "%u:%u rbps=max wbps=max", v->major,
-			 v->minor);
-	return sysfs_write(path, line);
-}
-
-static int cgroup_make(struct victim *v)
-{
-	struct stat st;
-	int ret;
-
-	if (fstat(v->fd, &st))
+		return on ? gate_shut(&v->f.gate, GATE_ASKED, 0) : gate_open(&v->f.gate);
+	if (fstat(v->f.fd, &st))
 		return -errno;
-	v->major = major(st.st_rdev);
-	v->minor = minor(st.st_rdev);
-	ret = sysfs_write(CGROUP "/cgroup.subtree_control", "+io");
-	snprintf(v->cgroup, sizeof(v->cgroup), CGROUP "/nopin.%d", getpid());
-	return ret ?: mkdir(v->cgroup, 0700) ? -errno : 0;
+	if (on)
+		snprintf(line, sizeof(line), "%u:%u rbps=%lu wbps=%lu",
+			 major(st.st_rdev), minor(st.st_rdev), RATE, RATE);
+	else
+		snprintf(line, sizeof(line), "%u:%u rbps=max wbps=max",
+			 major(st.st_rdev), minor(st.st_rdev));
+	return cgroup_put(&v->cgroup, "io.max", line);
 }
 
-static unsigned long pins_held(void)
+/* The file that the process has mapped */
+static int file_open(struct victim *v)
 {
-	return vmstat("nr_foll_pin_acquired") - vmstat("nr_foll_pin_released");
+	char dir[64], path[400], link[256];
+	struct dirent *e;
+	int fd = -1;
+	DIR *d;
+
+	snprintf(dir, sizeof(dir), "/proc/%d/fd", v->pid);
+	d = opendir(dir);
+	if (!d)
+		return -errno;
+	while (fd < 0 && (e = readdir(d))) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+		n = readlink(path, link, sizeof(link) - 1);
+		if (n < 0)
+			continue;
+		link[n] = '\0';
+		if (strstr(link, "/mem."))
+			fd = open(path, O_RDWR | O_CLOEXEC);
+	}
+	closedir(d);
+	return fd;
 }
 
 /* The process, with a buffer, and a device that will hold its I/O */
 static int victim_open(struct victim *v, const struct setup *s, long ballast)
 {
+	struct flight *f = &v->f;
 	long p;
 	int ret;
 
 	memset(v, 0, sizeof(*v));
 	v->s = *s;
-	if (s->eng == ENG_URING_FIXED && s->kind != MEM_ANON &&
-	    mode_get() == MODE_PIN)
-		v->s.eng = ENG_URING;
+	if (s->kind != MEM_ANON)
+		v->s.eng = flight_possible(s->eng);
 	ret = target_open(&v->t, "NOPIN_RAW", 0);
 	if (ret)
 		return ret;
-	v->fd = v->t.fd;
+	f->t = &v->t;
+	f->fd = v->t.fd;
+	f->write = s->write;
+	f->seed = now_ms();
+	if (s->eng == ENG_PSYNC)
+		flight_set(f, NULL, 1, LEN, LEN);
+	else
+		flight_set(f, NULL, NR_IO, LEN / NR_IO, LEN / NR_IO);
 	v->dm = with_lockdep();
 	if (v->dm) {
-		ret = gate_init(&v->gate, "NOPIN_DM");
-		v->fd = v->gate.t.fd;
+		ret = gate_init(&f->gate, "NOPIN_DM");
+		f->fd = f->gate.t.fd;
 	} else {
-		ret = cgroup_make(v);
+		ret = cgroup_make(&v->cgroup, "io");
 	}
 	ret = ret ?: grab_init(&v->grab, MEM_ANON, 2 * LEN);
 	if (ret)
@@ -465,8 +362,11 @@ static int victim_open(struct victim *v, const struct setup *s, long ballast)
 	p = call(v, in_setup, ballast);
 	if (p < 0 && p > -4096)
 		return p;
-	v->p = (char *)p;
-	return 0;
+	v->a = (struct area) { (char *)p, LEN, -1, .pid = v->pid };
+	if (s->kind == MEM_ANON)
+		return 0;
+	v->a.fd = file_open(v);
+	return v->a.fd < 0 ? -ENOENT : 0;
 }
 
 static int victim_lift(struct victim *v)
@@ -485,31 +385,28 @@ static void *guard_thread(void *arg)
 	return NULL;
 }
 
-/* Begin the I/O; all of it is in flight on return */
-static int victim_start(struct victim *v)
+/* Begin the I/O; all of it, so many transfers of so many pages, is in flight on return */
+static int victim_start(struct victim *v, unsigned int nr, unsigned int pages)
 {
-	unsigned int nr = v->s.eng == ENG_PSYNC ? 1 : NR_IO;
-	unsigned long bios, pins, pages = (LEN + HEAD) / PAGE;
+	unsigned long bios, pins;
 	int ret;
 
-	v->seed = now_ms();
 	/* What earlier tests left on the disk must not pass */
-	ret = target_fill(&v->t, NR_IO * STRIDE, v->s.write ? ~v->seed : v->seed, 0);
+	ret = flight_fill_disk(&v->f);
 	bios = vmstat("nopin_bio");
 	pins = pins_held();
 	if (v->s.eng == ENG_URING_FIXED)
-		pages -= LEN / PAGE;	/* pinned when they were registered */
+		pages = 0;	/* pinned when they were registered */
 	ret = ret ?: hold(v, true) ?: -pthread_create(&v->guard, NULL, guard_thread, v);
 	if (ret)
 		return ret;
 	v->guarded = true;
-	ret = call(v, in_start, v->seed);
+	ret = call(v, in_start, 0);
 	if (ret)
 		return ret;
 	/* A worker may submit it, in its own time */
-	for (int i = 0; mode_get() == MODE_NOPIN ?
-			vmstat("nopin_bio") - bios < nr + 1 :
-			pins_held() - pins < pages; i++) {
+	for (int i = 0; nopin() ? vmstat("nopin_bio") - bios < nr + 1 :
+				  pins_held() - pins < pages + HEAD / PAGE; i++) {
 		if (i == 1000)
 			return -ETIME;
 		usleep(10000);
@@ -532,16 +429,15 @@ static int victim_close(struct victim *v)
 		waitpid(v->pid, NULL, 0);
 	close(v->to[0]);
 	close(v->from[0]);
+	if (v->a.fd >= 0)
+		close(v->a.fd);
 	grab_exit(&v->grab);
 	if (v->dm)
-		gate_exit(&v->gate);
+		gate_exit(&v->f.gate);
 	target_close(&v->t);
 	/* A ring may be the last to let go */
-	for (int i = 0; i < 300 && !v->dm && rmdir(v->cgroup) && errno == EBUSY; i++)
-		usleep(10000);
-	for (int i = 0; i < 500 && pins_held(); i++)
-		usleep(10000);
-	return ret ?: pins_held() ? -EBUSY : 0;
+	cgroup_remove(&v->cgroup);
+	return ret ?: pins_left() ? -EBUSY : 0;
 }
 
 /* ---- taking the time ---- */
@@ -601,7 +497,7 @@ static long timed(struct victim *v, long (*here)(struct victim *v, long arg),
 	return ret;
 }
 
-static void say(struct victim *v, const char *what)
+static void tell_of(struct victim *v, const char *what)
 {
 	note("%s, %s, %s of %s: %u ms, smaps %u ms; waits %lu, refused %lu, pinned %lu",
 	     what, mem_name[v->s.kind], v->s.write ? "write" : "read",
@@ -610,7 +506,7 @@ static void say(struct victim *v, const char *what)
 	     vmstat("nopin_pinned") - v->pinned);
 }
 
-/* All of what is asked of everybody */
+/* Asked of everything, unless a test says otherwise */
 #define EXPECT_BOUNDED(v)						\
 do {									\
 	EXPECT_GT(BOUND_MS, (v)->ms);					\
@@ -621,92 +517,71 @@ do {									\
 
 #define EXPECT_PINNED(v)						\
 do {									\
-	if (mode_get() == MODE_NOPIN)					\
-		EXPECT_LE(LEN / PAGE,					\
-			  vmstat("nopin_pinned") - (v)->pinned);	\
+	if (nopin())							\
+		EXPECT_LE(LEN / PAGE, vmstat("nopin_pinned") - (v)->pinned);	\
 } while (0)
 
-/* Nobody has waited, as all he could get by it is what pins give him */
-#define EXPECT_NO_WAIT(v)						\
-	EXPECT_EQ((v)->wait, vmstat("nopin_wait"))
-
-#define EXPECT_WAIT(v)							\
+/* Somebody has waited; or nobody, as all he could get by it is what pins give him */
+#define EXPECT_WAITED(v, waits)						\
 do {									\
-	if (mode_get() == MODE_NOPIN)					\
-		EXPECT_LT((v)->wait, vmstat("nopin_wait"));		\
+	EXPECT_EQ(nopin() && (waits), (v)->wait < vmstat("nopin_wait"));	\
 } while (0)
 
 /* Somebody has been refused, and no page has been pinned for him */
 #define EXPECT_REFUSED(v)						\
 do {									\
-	if (mode_get() == MODE_NOPIN)					\
+	if (nopin())							\
 		EXPECT_LT((v)->refuse, vmstat("nopin_refuse"));		\
 	EXPECT_EQ((v)->pinned, vmstat("nopin_pinned"));			\
 } while (0)
 
-#define ASSERT_FINISHED(v)						\
-do {									\
-	ASSERT_EQ(0, victim_lift(v));					\
-	ASSERT_EQ(0, call(v, in_finish, 0));				\
-} while (0)
-
-/* -1 if a write took to the disk what was in the buffer when it began */
-static ssize_t disk_check(struct victim *v)
-{
-	static char disk[NR_IO * STRIDE], copy[LEN];
-
-	if (target_read(&v->t, disk, sizeof(disk), 0))
-		return -2;
-	for (int i = 0; i < NR_IO; i++)
-		memcpy(copy + i * IO_LEN, disk + disk_pos(v, i), IO_LEN);
-	return pattern_check(v, copy);
-}
-
-/* The file that the process has mapped */
-static int file_open(struct victim *v)
-{
-	char dir[64], path[400], link[256];
-	struct dirent *e;
-	int fd = -1;
-	DIR *d;
-
-	snprintf(dir, sizeof(dir), "/proc/%d/fd", v->pid);
-	d = opendir(dir);
-	if (!d)
-		return -errno;
-	while (fd < 0 && (e = readdir(d))) {
-		ssize_t n;
-
-		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-		n = readlink(path, link, sizeof(link) - 1);
-		if (n < 0)
-			continue;
-		link[n] = '\0';
-		if (strstr(link, "/mem."))
-			fd = open(path, O_RDWR | O_CLOEXEC);
-	}
-	closedir(d);
-	return fd;
-}
-
-/* What became of the file, as the disk has it: -1 if all that was read */
-static ssize_t file_check(struct victim *v, int fd)
+/* Does the file have all that was read? The mapping is gone: only the disk remembers */
+static ssize_t file_check(struct victim *v)
 {
 	static char copy[LEN];
 
-	/* The mapping is gone: nothing but the disk remembers */
-	if (fsync(fd) || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) ||
-	    pread(fd, copy, LEN, 0) != LEN)
+	if (fsync(v->a.fd) || posix_fadvise(v->a.fd, 0, 0, POSIX_FADV_DONTNEED) ||
+	    pread(v->a.fd, copy, LEN, 0) != LEN)
 		return -2;
-	return pattern_check(v, copy);
+	return flight_check(&v->f, copy, true);
 }
 
 #define for_each_setup(s, array)					\
 	for (s = (array); s < (array) + ARRAY_SIZE(array); s++)
 
+#define CONTEXT	struct __test_metadata *_metadata, struct victim *v, const struct setup *s
+
+static void begin(CONTEXT, long ballast)
+{
+	ASSERT_EQ(0, victim_open(v, s, ballast));
+	ASSERT_EQ(0, victim_start(v, v->f.nr, LEN / PAGE));
+}
+
+/* The I/O is let go */
+static void finish(CONTEXT)
+{
+	ASSERT_EQ(0, victim_lift(v));
+	ASSERT_EQ(0, call(v, in_finish, 0));
+}
+
+/* And the process ends. A write took to the disk what was in the buffer when it began */
+static void end(CONTEXT)
+{
+	if (s->write)
+		EXPECT_EQ(-1, flight_check_disk(&v->f));
+	EXPECT_EQ(0, victim_close(v));
+}
+
+/* The data is still in memory */
+static void finish_and_end(CONTEXT)
+{
+	finish(_metadata, v, s);
+	EXPECT_EQ(-1, call(v, in_check, 0));
+	end(_metadata, v, s);
+}
+
 FIXTURE(throttle) {
 	struct victim v;
-	char wait_ms[32];
 };
 
 FIXTURE_SETUP(throttle)
@@ -714,111 +589,81 @@ FIXTURE_SETUP(throttle)
 	NEED("NOPIN_RAW");
 	if (with_lockdep()) {
 		NEED("NOPIN_DM");
-	} else if (access(CGROUP "/cgroup.controllers", R_OK)) {
-		SKIP(return, "no cgroup v2 at " CGROUP);
+	} else if (access("/sys/fs/cgroup/cgroup.controllers", R_OK)) {
+		SKIP(return, "no cgroup v2 at /sys/fs/cgroup");
 	}
 	pin_to_cpu(0);
-	if (nopin_present()) {
-		ASSERT_EQ(0, sysfs_read(RMAP_WAIT_MS, self->wait_ms,
-					sizeof(self->wait_ms)));
-	}
 }
 
 FIXTURE_TEARDOWN(throttle)
 {
-	if (self->wait_ms[0])
-		sysfs_write(RMAP_WAIT_MS, self->wait_ms);
+	wait_ms_set(DEFAULT_WAIT_MS);
 	victim_lift(&self->v);
 }
 
+/* Tests with one setup after the other */
+#define EACH_TEST(name, seconds, array, call)				\
+	TEST_F_TIMEOUT(throttle, name, seconds)				\
+	{								\
+		struct victim *v = &self->v;				\
+		const struct setup *s;					\
+		for_each_setup(s, array)				\
+			call;						\
+	}
+
+/* And with anonymous memory and with files */
+#define BOTH_TEST(name, seconds, call)					\
+	TEST_F_TIMEOUT(throttle, name, seconds)				\
+	{								\
+		struct victim *v = &self->v;				\
+		const struct setup *s;					\
+		for_each_setup(s, anon)					\
+			call;						\
+		for_each_setup(s, files)				\
+			call;						\
+	}
+
 /* ---- those who can be refused ---- */
 
-static long move_to(struct victim *v, int node, size_t nr)
+/* The node of all pages */
+static int node_of(struct victim *v)
 {
-	void *pages[LEN / PAGE];
-	int nodes[LEN / PAGE], status[LEN / PAGE];
+	int node = pages_on_node(&v->a, 0) == LEN / PAGE ? 0 : 1;
 
-	for (size_t i = 0; i < nr; i++) {
-		pages[i] = v->p + i * PAGE;
-		nodes[i] = node;
-		status[i] = -ENODATA;
-	}
-	return syscall(SYS_move_pages, v->pid, nr, pages, nodes, status, 2) < 0 ?
-		-errno : 0;
+	return pages_on_node(&v->a, node) == LEN / PAGE ? node : -1;
 }
 
-/* How many are on another node than @node */
-static long moved_from(struct victim *v, int node)
-{
-	void *pages[LEN / PAGE];
-	int status[LEN / PAGE];
-	long moved = 0;
-
-	for (size_t i = 0; i < LEN / PAGE; i++)
-		pages[i] = v->p + i * PAGE;
-	if (syscall(SYS_move_pages, v->pid, LEN / PAGE, pages, NULL, status, 0))
-		return -errno;
-	for (size_t i = 0; i < LEN / PAGE; i++) {
-		if (status[i] < 0)
-			return status[i];
-		moved += status[i] != node;
-	}
-	return moved;
-}
-
-static int first_node(struct victim *v)
-{
-	return moved_from(v, 0) == 0 ? 0 : moved_from(v, 1) == 0 ? 1 : -1;
-}
-
-static long run_move_pages(struct victim *v, long to)
-{
-	return move_to(v, to, LEN / PAGE);
-}
-
-static void move_pages(struct __test_metadata *_metadata, struct victim *v,
-		       const struct setup *s)
+static void move_pages(CONTEXT)
 {
 	int node;
 
 	ASSERT_EQ(0, victim_open(v, s, 0));
-	node = first_node(v);
+	node = node_of(v);
 	ASSERT_LE(0, node);
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_LE(0, timed(v, run_move_pages, NULL, !node));
-	say(v, "move_pages");
+	v->a.node = !node;
+	ASSERT_EQ(0, victim_start(v, v->f.nr, LEN / PAGE));
+	ASSERT_LE(0, timed(v, run_op, NULL, OP_MOVE_PAGES));
+	tell_of(v, "move_pages");
 	EXPECT_BOUNDED(v);
 	/* Refused, or pinned: each of the pages has I/O in flight */
-	EXPECT_EQ(0, moved_from(v, node));
-	if (mode_get() == MODE_NOPIN) {
+	EXPECT_EQ(node, node_of(v));
+	if (nopin())
 		EXPECT_LT(0, vmstat("nopin_refuse") - v->refuse);
-	}
-	ASSERT_FINISHED(v);
+	finish(_metadata, v, s);
 	EXPECT_EQ(-1, call(v, in_check, 0));
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
 	/* They do when the I/O is done, unless they are pinned by registration */
-	if (mode_get() == MODE_NOPIN || v->s.eng != ENG_URING_FIXED) {
-		for (int i = 0; i < 20 && moved_from(v, node) < (long)(LEN / PAGE); i++) {
-			ASSERT_LE(0, move_to(v, !node, LEN / PAGE));
+	if (nopin() || v->s.eng != ENG_URING_FIXED) {
+		for (int i = 0; i < 20 && node_of(v) != !node; i++) {
+			ASSERT_LE(0, run_op(v, OP_MOVE_PAGES));
 			usleep(20000);
 		}
-		EXPECT_EQ(LEN / PAGE, moved_from(v, node));
+		EXPECT_EQ(!node, node_of(v));
 		EXPECT_EQ(-1, call(v, in_check, 0));
 	}
-	EXPECT_EQ(0, victim_close(v));
+	end(_metadata, v, s);
 }
 
-TEST_F_TIMEOUT(throttle, move_pages, 120)
-{
-	const struct setup *s;
-
-	for_each_setup(s, anon)
-		move_pages(_metadata, &self->v, s);
-	for_each_setup(s, files)
-		move_pages(_metadata, &self->v, s);
-}
+BOTH_TEST(move_pages, 120, move_pages(_metadata, v, s))
 
 static long run_compact(struct victim *v, long node)
 {
@@ -828,22 +673,15 @@ static long run_compact(struct victim *v, long node)
 	return sysfs_write(path, "1");
 }
 
-static void compaction(struct __test_metadata *_metadata, struct victim *v,
-		       const struct setup *s)
+static void compaction(CONTEXT)
 {
-	ASSERT_EQ(0, victim_open(v, s, ROOM));
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, run_compact, NULL, first_node(v)));
-	say(v, "compaction");
+	begin(_metadata, v, s, ROOM);
+	ASSERT_EQ(0, timed(v, run_compact, NULL, node_of(v)));
+	tell_of(v, "compaction");
 	/* It has all of the node's memory to look at, besides */
 	v->ms /= 3;
 	EXPECT_BOUNDED(v);
-	ASSERT_FINISHED(v);
-	EXPECT_EQ(-1, call(v, in_check, 0));
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
-	EXPECT_EQ(0, victim_close(v));
+	finish_and_end(_metadata, v, s);
 }
 
 TEST_F_TIMEOUT(throttle, compaction, 300)
@@ -854,279 +692,135 @@ TEST_F_TIMEOUT(throttle, compaction, 300)
 	compaction(_metadata, &self->v, &files[2]);
 }
 
-static long run_process_madvise(struct victim *v, long advice)
+/* Reclaim does not even wait */
+static void pageout(CONTEXT)
 {
-	unsigned long start = (unsigned long)v->p & ~(2 * MB - 1);
-	struct iovec iov = { (void *)start, 2 * MB };
-	int fd = syscall(SYS_pidfd_open, v->pid, 0);
-	long ret;
-
-	if (fd < 0)
-		return -errno;
-	ret = syscall(SYS_process_madvise, fd, &iov, 1, advice, 0);
-	if (ret < 0)
-		ret = -errno;
-	close(fd);
-	return ret;
+	begin(_metadata, v, s, 0);
+	ASSERT_LE(0, timed(v, run_huge, NULL, OP_PAGEOUT));
+	tell_of(v, "pageout");
+	EXPECT_BOUNDED(v);
+	EXPECT_REFUSED(v);
+	EXPECT_WAITED(v, false);
+	finish_and_end(_metadata, v, s);
 }
 
-/* Reclaim does not even wait */
 TEST_F_TIMEOUT(throttle, pageout, 60)
 {
-	struct victim *v = &self->v;
 	const struct setup *s;
 
 	NEED("NOPIN_SWAP");
-	for_each_setup(s, anon) {
-		ASSERT_EQ(0, victim_open(v, s, 0));
-		ASSERT_EQ(0, victim_start(v));
-		ASSERT_LE(0, timed(v, run_process_madvise, NULL, MADV_PAGEOUT));
-		say(v, "pageout");
-		EXPECT_BOUNDED(v);
-		EXPECT_REFUSED(v);
-		EXPECT_NO_WAIT(v);
-		ASSERT_FINISHED(v);
-		EXPECT_EQ(-1, call(v, in_check, 0));
-		EXPECT_EQ(0, victim_close(v));
-	}
+	for_each_setup(s, anon)
+		pageout(_metadata, &self->v, s);
 }
 
 /* ---- those who cannot: a file loses its pages ---- */
 
-static long run_truncate(struct victim *v, long fd)
+static void lose_pages(CONTEXT, enum op_id op)
 {
-	return ftruncate(fd, 0) ? -errno : 0;
-}
-
-static long run_punch(struct victim *v, long fd)
-{
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, LEN) ?
-		-errno : 0;
-}
-
-static void lose_pages(struct __test_metadata *_metadata, struct victim *v,
-		       const struct setup *s, const char *what,
-		       long (*run)(struct victim *v, long fd))
-{
-	int fd;
-
-	ASSERT_EQ(0, victim_open(v, s, 0));
-	fd = file_open(v);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, run, NULL, fd));
-	say(v, what);
+	begin(_metadata, v, s, 0);
+	ASSERT_EQ(0, timed(v, run_op, NULL, op));
+	tell_of(v, ops[op].name);
 	/* Whatever was freed is used at once by somebody else */
 	ASSERT_EQ(0, grab_fill(&v->grab));
-	ASSERT_EQ(0, ftruncate(fd, LEN));
+	ASSERT_EQ(0, ftruncate(v->a.fd, LEN));
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
 	/* What a device writes to the file's pages is in the file, or it is not */
-	if (s->write) {
-		EXPECT_NO_WAIT(v);
-	} else {
-		EXPECT_WAIT(v);
-	}
-	ASSERT_FINISHED(v);
+	EXPECT_WAITED(v, !s->write);
+	finish(_metadata, v, s);
 	EXPECT_EQ(-1, grab_check(&v->grab));
 	/* The file has got new pages, if any */
 	EXPECT_EQ(-1, call(v, in_check_byte, 0));
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
-	close(fd);
-	EXPECT_EQ(0, victim_close(v));
+	end(_metadata, v, s);
 }
 
-TEST_F_TIMEOUT(throttle, truncate, 120)
-{
-	const struct setup *s;
-
-	for_each_setup(s, files)
-		lose_pages(_metadata, &self->v, s, "truncate", run_truncate);
-}
-
-TEST_F_TIMEOUT(throttle, punch, 120)
-{
-	const struct setup *s;
-
-	for_each_setup(s, files)
-		lose_pages(_metadata, &self->v, s, "punch", run_punch);
-}
+EACH_TEST(truncate, 120, files, lose_pages(_metadata, v, s, OP_TRUNCATE))
+EACH_TEST(punch, 120, files, lose_pages(_metadata, v, s, OP_PUNCH))
 
 /* ---- writeback, and what comes in after it ---- */
-
-static long run_fsync(struct victim *v, long fd)
-{
-	return fsync(fd) ? -errno : 0;
-}
-
-static long run_sync(struct victim *v, long fd)
-{
-	return syncfs(fd) ? -errno : 0;
-}
 
 /*
  * 64 busy pages, one bound for all of them: that of the task that syncs. A device
  * that reads the pages does not mind their being clean: then nobody waits.
  */
-static void writeback(struct __test_metadata *_metadata, struct victim *v,
-		      const struct setup *s, const char *what,
-		      long (*run)(struct victim *v, long fd))
+static void writeback(CONTEXT, enum op_id op)
 {
-	int fd;
-
-	ASSERT_EQ(0, victim_open(v, s, 0));
-	fd = file_open(v);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, run, NULL, fd));
-	say(v, what);
+	begin(_metadata, v, s, 0);
+	ASSERT_EQ(0, timed(v, run_op, NULL, op));
+	tell_of(v, ops[op].name);
 	EXPECT_BOUNDED(v);
-	if (s->write) {
-		EXPECT_NO_WAIT(v);
-	} else {
-		EXPECT_WAIT(v);
+	EXPECT_WAITED(v, !s->write);
+	if (!s->write)
 		EXPECT_PINNED(v);
-	}
 	/* Again, with pages that are pinned by now */
-	ASSERT_EQ(0, timed(v, run, NULL, fd));
+	ASSERT_EQ(0, timed(v, run_op, NULL, op));
 	EXPECT_BOUNDED(v);
-	ASSERT_FINISHED(v);
+	finish(_metadata, v, s);
 	EXPECT_EQ(-1, call(v, in_check, 0));
-	ASSERT_EQ(0, call(v, in_munmap, 0));
-	EXPECT_EQ(-1, file_check(v, fd));
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
-	close(fd);
-	EXPECT_EQ(0, victim_close(v));
+	ASSERT_EQ(0, call(v, in_op, OP_MUNMAP));
+	EXPECT_EQ(-1, file_check(v));
+	end(_metadata, v, s);
 }
 
-TEST_F_TIMEOUT(throttle, fsync, 120)
-{
-	const struct setup *s;
-
-	for_each_setup(s, files)
-		writeback(_metadata, &self->v, s, "fsync", run_fsync);
-}
+EACH_TEST(fsync, 120, files, writeback(_metadata, v, s, OP_FSYNC))
 
 TEST_F_TIMEOUT(throttle, sync, 60)
 {
-	writeback(_metadata, &self->v, &files[0], "sync", run_sync);
-	writeback(_metadata, &self->v, &files[2], "sync", run_sync);
+	writeback(_metadata, &self->v, &files[0], OP_SYNCFS);
+	writeback(_metadata, &self->v, &files[2], OP_SYNCFS);
 }
 
-/* ---- the process itself ---- */
+/* ---- the process itself changes its mapping ---- */
 
-static void after_unmap(struct __test_metadata *_metadata, struct victim *v,
-			const struct setup *s, const char *what,
-			long (*run)(struct victim *v, long arg))
+static void change(CONTEXT, enum op_id op)
 {
-	int fd = -1;
+	enum found found = ops[op].found;
+	bool file = s->kind != MEM_ANON;
 
-	ASSERT_EQ(0, victim_open(v, s, 0));
-	if (s->kind != MEM_ANON) {
-		fd = file_open(v);
-		ASSERT_LE(0, fd);
-	}
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, NULL, run, 0));
-	say(v, what);
+	begin(_metadata, v, s, 0);
+	ASSERT_EQ(0, timed(v, NULL, in_op, op));
+	tell_of(v, ops[op].name);
 	ASSERT_EQ(0, grab_fill(&v->grab));
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
 	/* Pages of a file may be written back from then on */
-	if (s->write || fd < 0) {
-		EXPECT_NO_WAIT(v);
-	} else {
-		EXPECT_WAIT(v);
-	}
+	EXPECT_WAITED(v, !s->write && (file || ops[op].protects));
 	/* Clean, if nobody remembers the I/O */
-	if (fd >= 0) {
-		EXPECT_EQ(0, fsync(fd));
+	if (file) {
+		ASSERT_EQ(0, timed(v, run_op, NULL, OP_FSYNC));
+		EXPECT_BOUNDED(v);
 	}
-	ASSERT_FINISHED(v);
+	finish(_metadata, v, s);
 	EXPECT_EQ(-1, grab_check(&v->grab));
-	/* The pages are still those of the file: what came in late is kept */
-	if (fd >= 0) {
-		if (run == in_dontneed) {
-			ASSERT_EQ(0, call(v, in_munmap, 0));
-		}
-		EXPECT_EQ(-1, file_check(v, fd));
-		close(fd);
-	} else if (run == in_dontneed) {
-		EXPECT_EQ(-1, call(v, in_check_byte, 0));
-	} else if (run == in_mremap) {
+	if (ops[op].protects)
+		ASSERT_EQ(0, call(v, in_op, OP_PROTECT_READ));
+	if (found == FOUND_DATA)
 		EXPECT_EQ(-1, call(v, in_check, 0));
-	}
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
-	EXPECT_EQ(0, victim_close(v));
+	if (found == FOUND_ZEROS && !file)
+		EXPECT_EQ(-1, call(v, in_check_byte, 0));
+	/* The pages are still those of the file: what came in late is kept */
+	if (file && found != FOUND_NONE)
+		ASSERT_EQ(0, call(v, in_op, OP_MUNMAP));
+	if (file)
+		EXPECT_EQ(-1, file_check(v));
+	end(_metadata, v, s);
 }
 
-TEST_F_TIMEOUT(throttle, munmap, 120)
-{
-	const struct setup *s;
-
-	for_each_setup(s, anon)
-		after_unmap(_metadata, &self->v, s, "munmap", in_munmap);
-	for_each_setup(s, files)
-		after_unmap(_metadata, &self->v, s, "munmap", in_munmap);
-}
+BOTH_TEST(munmap, 120, change(_metadata, v, s, OP_MUNMAP))
 
 TEST_F_TIMEOUT(throttle, dontneed, 120)
 {
 	const struct setup *s;
 
 	for_each_setup(s, anon)
-		after_unmap(_metadata, &self->v, s, "dontneed", in_dontneed);
-	after_unmap(_metadata, &self->v, &files[0], "dontneed", in_dontneed);
+		change(_metadata, &self->v, s, OP_DONTNEED);
+	change(_metadata, &self->v, &files[0], OP_DONTNEED);
 }
 
 TEST_F_TIMEOUT(throttle, mremap, 60)
 {
-	after_unmap(_metadata, &self->v, &anon[0], "mremap", in_mremap);
-	after_unmap(_metadata, &self->v, &anon[1], "mremap", in_mremap);
-}
-
-static void protect(struct __test_metadata *_metadata, struct victim *v,
-		    const struct setup *s, int prot)
-{
-	int fd = -1;
-
-	ASSERT_EQ(0, victim_open(v, s, 0));
-	if (s->kind != MEM_ANON) {
-		fd = file_open(v);
-		ASSERT_LE(0, fd);
-	}
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, NULL, in_mprotect, prot));
-	say(v, prot == PROT_NONE ? "mprotect none" : "mprotect read");
-	EXPECT_BOUNDED(v);
-	EXPECT_PINNED(v);
-	if (s->write) {
-		EXPECT_NO_WAIT(v);
-	} else {
-		EXPECT_WAIT(v);
-	}
-	if (fd >= 0) {
-		ASSERT_EQ(0, timed(v, run_fsync, NULL, fd));
-		EXPECT_BOUNDED(v);
-	}
-	ASSERT_FINISHED(v);
-	ASSERT_EQ(0, call(v, in_mprotect, PROT_READ));
-	EXPECT_EQ(-1, call(v, in_check, 0));
-	if (fd >= 0) {
-		ASSERT_EQ(0, call(v, in_munmap, 0));
-		EXPECT_EQ(-1, file_check(v, fd));
-		close(fd);
-	}
-	if (s->write) {
-		EXPECT_EQ(-1, disk_check(v));
-	}
-	EXPECT_EQ(0, victim_close(v));
+	change(_metadata, &self->v, &anon[0], OP_MREMAP);
+	change(_metadata, &self->v, &anon[1], OP_MREMAP);
 }
 
 TEST_F_TIMEOUT(throttle, mprotect, 120)
@@ -1134,65 +828,46 @@ TEST_F_TIMEOUT(throttle, mprotect, 120)
 	const struct setup *s;
 
 	for_each_setup(s, anon)
-		protect(_metadata, &self->v, s, PROT_READ);
+		change(_metadata, &self->v, s, OP_PROTECT_READ);
 	for_each_setup(s, files)
-		protect(_metadata, &self->v, s, PROT_READ);
-	protect(_metadata, &self->v, &anon[0], PROT_NONE);
-	protect(_metadata, &self->v, &files[0], PROT_NONE);
+		change(_metadata, &self->v, s, OP_PROTECT_READ);
+	change(_metadata, &self->v, &anon[0], OP_PROTECT_NONE);
+	change(_metadata, &self->v, &files[0], OP_PROTECT_NONE);
 }
 
 /* A child sees the memory as it was; its parent gets the data */
-TEST_F_TIMEOUT(throttle, fork, 60)
+static void fork_run(CONTEXT)
 {
-	struct victim *v = &self->v;
-	const struct setup *s;
-
-	for_each_setup(s, anon) {
-		ASSERT_EQ(0, victim_open(v, s, 0));
-		ASSERT_EQ(0, victim_start(v));
-		ASSERT_EQ(0, timed(v, NULL, in_fork, 0));
-		say(v, "fork");
-		EXPECT_BOUNDED(v);
-		EXPECT_NO_WAIT(v);
-		if (!s->write) {
-			EXPECT_PINNED(v);
-		}
-		ASSERT_FINISHED(v);
-		EXPECT_EQ(1, call(v, in_fork_end, 0));
-		EXPECT_EQ(-1, call(v, in_check, 0));
-		if (s->write) {
-			EXPECT_EQ(-1, disk_check(v));
-		}
-		EXPECT_EQ(0, victim_close(v));
-	}
+	begin(_metadata, v, s, 0);
+	ASSERT_EQ(0, timed(v, NULL, in_fork, 0));
+	tell_of(v, "fork");
+	EXPECT_BOUNDED(v);
+	EXPECT_WAITED(v, false);
+	if (!s->write)
+		EXPECT_PINNED(v);
+	finish(_metadata, v, s);
+	EXPECT_EQ(0, call(v, in_fork_end, 0));
+	EXPECT_EQ(-1, call(v, in_check, 0));
+	end(_metadata, v, s);
 }
 
-static long run_soft_dirty(struct victim *v, long unused)
-{
-	char path[64];
+EACH_TEST(fork, 60, anon, fork_run(_metadata, v, s))
 
-	snprintf(path, sizeof(path), "/proc/%d/clear_refs", v->pid);
-	return sysfs_write(path, "4");
+static void soft_dirty(CONTEXT)
+{
+	begin(_metadata, v, s, 0);
+	ASSERT_EQ(0, timed(v, run_op, NULL, OP_SOFT_DIRTY));
+	tell_of(v, "soft-dirty");
+	EXPECT_BOUNDED(v);
+	EXPECT_WAITED(v, true);
+	EXPECT_PINNED(v);
+	finish_and_end(_metadata, v, s);
 }
 
 TEST_F_TIMEOUT(throttle, soft_dirty, 60)
 {
-	struct victim *v = &self->v;
-
-	for (int i = 0; i < 2; i++) {
-		const struct setup *s = i ? &files[0] : &anon[0];
-
-		ASSERT_EQ(0, victim_open(v, s, 0));
-		ASSERT_EQ(0, victim_start(v));
-		ASSERT_EQ(0, timed(v, run_soft_dirty, NULL, 0));
-		say(v, "soft-dirty");
-		EXPECT_BOUNDED(v);
-		EXPECT_WAIT(v);
-		EXPECT_PINNED(v);
-		ASSERT_FINISHED(v);
-		EXPECT_EQ(-1, call(v, in_check, 0));
-		EXPECT_EQ(0, victim_close(v));
-	}
+	soft_dirty(_metadata, &self->v, &anon[0]);
+	soft_dirty(_metadata, &self->v, &files[0]);
 }
 
 static long run_kill(struct victim *v, long unused)
@@ -1204,59 +879,43 @@ static long run_kill(struct victim *v, long unused)
 }
 
 /* A process is gone, and its memory, long before its I/O is */
-TEST_F_TIMEOUT(throttle, sigkill, 60)
+static void sigkill(CONTEXT)
 {
-	struct victim *v = &self->v;
-	const struct setup *s;
+	const long most = BALLAST / PAGE * 3 / 4;
+	long before, freed;
+	uint64_t start;
 
-	for_each_setup(s, rings) {
-		long before, freed;
-		uint64_t start;
-		int fd = -1;
-
-		ASSERT_EQ(0, victim_open(v, s, BALLAST));
-		if (s->kind != MEM_ANON) {
-			fd = file_open(v);
-			ASSERT_LE(0, fd);
-		}
-		ASSERT_EQ(0, victim_start(v));
-		before = vmstat("nr_anon_pages");
-		start = now_ms();
-		ASSERT_EQ(0, timed(v, run_kill, NULL, 0));
-		do {
-			freed = before - vmstat("nr_anon_pages");
-		} while (freed < (long)(BALLAST / PAGE * 3 / 4) &&
-			 now_ms() - start < BOUND_MS && !usleep(10000));
-		say(v, "sigkill");
-		EXPECT_LE(BALLAST / PAGE * 3 / 4, freed);
-		EXPECT_GT(2 * BOUND_MS, v->ms);
-		EXPECT_PINNED(v);
-		if (fd < 0) {
-			EXPECT_NO_WAIT(v);
-		}
-		ASSERT_EQ(0, grab_fill(&v->grab));
-		if (fd >= 0) {
-			EXPECT_EQ(0, fsync(fd));
-		}
-		/* Nothing has moved so far */
-		if (s->write) {
-			EXPECT_NE(-1, disk_check(v));
-		}
-		ASSERT_EQ(0, victim_lift(v));
-		EXPECT_EQ(0, victim_close(v));
-	}
+	begin(_metadata, v, s, BALLAST);
+	before = vmstat("nr_anon_pages");
+	start = now_ms();
+	ASSERT_EQ(0, timed(v, run_kill, NULL, 0));
+	do {
+		freed = before - vmstat("nr_anon_pages");
+	} while (freed < most && now_ms() - start < BOUND_MS && !usleep(10000));
+	tell_of(v, "sigkill");
+	EXPECT_LE(most, freed);
+	EXPECT_GT(2 * BOUND_MS, v->ms);
+	EXPECT_PINNED(v);
+	if (v->a.fd < 0)
+		EXPECT_WAITED(v, false);
+	ASSERT_EQ(0, grab_fill(&v->grab));
+	if (v->a.fd >= 0)
+		EXPECT_EQ(0, fsync(v->a.fd));
+	/* Nothing has moved so far */
+	if (s->write)
+		EXPECT_NE(-1, flight_check_disk(&v->f));
+	ASSERT_EQ(0, victim_lift(v));
+	EXPECT_EQ(0, victim_close(v));
 }
+
+EACH_TEST(sigkill, 60, rings, sigkill(_metadata, v, s))
 
 /* ---- those who look for something to do ---- */
 
 static long run_ksm(struct victim *v, long scans)
 {
-	char buf[32];
-	unsigned long first;
+	long first = sysfs_get(KSM "full_scans");
 
-	if (sysfs_read(KSM "full_scans", buf, sizeof(buf)))
-		return -errno;
-	first = strtoul(buf, NULL, 10);
 	for (int i = 0; i < 2000; i++) {
 		uint64_t start = now_ms();
 		long ret = call(v, in_mmap, 0);
@@ -1265,89 +924,71 @@ static long run_ksm(struct victim *v, long scans)
 			return ret;
 		if (now_ms() - start > v->smaps_ms)
 			v->smaps_ms = now_ms() - start;
-		if (sysfs_read(KSM "full_scans", buf, sizeof(buf)))
-			return -errno;
-		if (strtoul(buf, NULL, 10) >= first + scans)
+		if (sysfs_get(KSM "full_scans") >= first + scans)
 			return 0;
 		usleep(10000);
 	}
 	return -ETIME;
 }
 
+static void ksm(CONTEXT)
+{
+	ASSERT_EQ(0, victim_open(v, s, 0));
+	ASSERT_EQ(0, call(v, in_madvise, MADV_MERGEABLE));
+	ASSERT_EQ(0, victim_start(v, v->f.nr, LEN / PAGE));
+	ASSERT_EQ(0, sysfs_write(KSM "run", "1"));
+	ASSERT_EQ(0, timed(v, run_ksm, NULL, 4));
+	tell_of(v, "ksm");
+	EXPECT_BOUNDED(v);
+	/* It wanted to write-protect them, as they looked the same */
+	EXPECT_REFUSED(v);
+	finish(_metadata, v, s);
+	EXPECT_EQ(-1, call(v, in_check, 0));
+	EXPECT_EQ(0, sysfs_write(KSM "run", "2"));
+	EXPECT_EQ(0, victim_close(v));
+}
+
 TEST_F_TIMEOUT(throttle, ksm, 60)
 {
-	struct victim *v = &self->v;
-
 	ASSERT_EQ(0, sysfs_write(KSM "pages_to_scan", "10000"));
 	ASSERT_EQ(0, sysfs_write(KSM "sleep_millisecs", "10"));
-	for (int i = 0; i < 2; i++) {
-		const struct setup *s = &anon[i ? 4 : 0];
-
-		ASSERT_EQ(0, victim_open(v, s, 0));
-		ASSERT_EQ(0, call(v, in_madvise, MADV_MERGEABLE));
-		ASSERT_EQ(0, victim_start(v));
-		ASSERT_EQ(0, sysfs_write(KSM "run", "1"));
-		ASSERT_EQ(0, timed(v, run_ksm, NULL, 4));
-		say(v, "ksm");
-		EXPECT_BOUNDED(v);
-		/* It wanted to write-protect them, as they looked the same */
-		EXPECT_REFUSED(v);
-		ASSERT_FINISHED(v);
-		EXPECT_EQ(-1, call(v, in_check, 0));
-		EXPECT_EQ(0, sysfs_write(KSM "run", "2"));
-		EXPECT_EQ(0, victim_close(v));
-	}
+	ksm(_metadata, &self->v, &anon[0]);
+	ksm(_metadata, &self->v, &anon[4]);
 }
 
-TEST_F_TIMEOUT(throttle, collapse, 60)
+static void collapse(CONTEXT)
 {
-	struct victim *v = &self->v;
-	const struct setup *s;
 	long ret;
 
-	for_each_setup(s, anon) {
-		ASSERT_EQ(0, victim_open(v, s, 0));
-		ASSERT_EQ(0, victim_start(v));
-		/* Not earlier: khugepaged might be faster */
-		ASSERT_EQ(0, call(v, in_madvise, MADV_HUGEPAGE));
-		ret = timed(v, run_process_madvise, NULL, MADV_COLLAPSE);
-		say(v, "collapse");
-		EXPECT_BOUNDED(v);
-		/* There is I/O on some of the pages: it cannot */
-		EXPECT_GT(0, ret);
-		EXPECT_REFUSED(v);
-		ASSERT_FINISHED(v);
+	begin(_metadata, v, s, 0);
+	/* Not earlier: khugepaged might be faster */
+	ASSERT_EQ(0, call(v, in_madvise, MADV_HUGEPAGE));
+	ret = timed(v, run_huge, NULL, OP_COLLAPSE);
+	tell_of(v, "collapse");
+	EXPECT_BOUNDED(v);
+	/* There is I/O on some of the pages: it cannot */
+	EXPECT_GT(0, ret);
+	EXPECT_REFUSED(v);
+	finish(_metadata, v, s);
+	EXPECT_EQ(-1, call(v, in_check, 0));
+	if (nopin() || v->s.eng != ENG_URING_FIXED) {
+		for (int i = 0; i < 20; i++) {
+			ret = run_huge(v, OP_COLLAPSE);
+			if (ret >= 0)
+				break;
+			usleep(20000);
+		}
+		EXPECT_LE(0, ret) TH_LOG("%s", strerror(-ret));
 		EXPECT_EQ(-1, call(v, in_check, 0));
-		if (s->write) {
-			EXPECT_EQ(-1, disk_check(v));
-		}
-		if (mode_get() == MODE_NOPIN || v->s.eng != ENG_URING_FIXED) {
-			for (int i = 0; i < 20; i++) {
-				ret = run_process_madvise(v, MADV_COLLAPSE);
-				if (ret >= 0)
-					break;
-				usleep(20000);
-			}
-			EXPECT_LE(0, ret) TH_LOG("%s", strerror(-ret));
-			EXPECT_EQ(-1, call(v, in_check, 0));
-		}
-		EXPECT_EQ(0, victim_close(v));
 	}
+	end(_metadata, v, s);
 }
+
+EACH_TEST(collapse, 60, anon, collapse(_metadata, v, s))
 
 /* ---- the bounds themselves ---- */
 
 #define KNOWN_MS	300
-
-static int wait_ms(const char *ms)
-{
-	return nopin_present() ? sysfs_write(RMAP_WAIT_MS, ms) : 0;
-}
-
-static long run_move_one(struct victim *v, long to)
-{
-	return move_to(v, to, 1);
-}
 
 /* They do wait, as the I/O might end; for a pin nobody would */
 TEST_F_TIMEOUT(throttle, bound_refusable, 60)
@@ -1355,45 +996,40 @@ TEST_F_TIMEOUT(throttle, bound_refusable, 60)
 	struct victim *v = &self->v;
 	int node;
 
-	ASSERT_EQ(0, wait_ms("300"));
+	ASSERT_EQ(0, wait_ms_set(KNOWN_MS));
 	ASSERT_EQ(0, victim_open(v, &anon[0], 0));
-	node = first_node(v);
+	node = node_of(v);
 	ASSERT_LE(0, node);
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_LE(0, timed(v, run_move_one, NULL, !node));
-	say(v, "move_pages");
+	ASSERT_EQ(0, victim_start(v, v->f.nr, LEN / PAGE));
+	v->a.node = !node;
+	v->a.len = PAGE;
+	ASSERT_LE(0, timed(v, run_op, NULL, OP_MOVE_PAGES));
+	v->a.len = LEN;
+	tell_of(v, "move_pages");
 	EXPECT_BOUNDED(v);
-	EXPECT_EQ(0, moved_from(v, node));
-	if (mode_get() == MODE_NOPIN) {
+	EXPECT_EQ(node, node_of(v));
+	if (nopin()) {
 		EXPECT_LE(KNOWN_MS - 20, v->ms);
 		EXPECT_LT(v->refuse, vmstat("nopin_refuse"));
 		EXPECT_EQ(v->pinned, vmstat("nopin_pinned"));
 	}
-	ASSERT_FINISHED(v);
-	EXPECT_EQ(-1, call(v, in_check, 0));
-	EXPECT_EQ(0, victim_close(v));
+	finish_and_end(_metadata, v, &anon[0]);
 }
 
 TEST_F_TIMEOUT(throttle, bound_truncate, 60)
 {
 	struct victim *v = &self->v;
-	int fd;
 
-	ASSERT_EQ(0, wait_ms("300"));
-	ASSERT_EQ(0, victim_open(v, &files[0], 0));
-	fd = file_open(v);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, victim_start(v));
-	ASSERT_EQ(0, timed(v, run_truncate, NULL, fd));
-	say(v, "truncate");
-	if (mode_get() == MODE_NOPIN) {
+	ASSERT_EQ(0, wait_ms_set(KNOWN_MS));
+	begin(_metadata, v, &files[0], 0);
+	ASSERT_EQ(0, timed(v, run_op, NULL, OP_TRUNCATE));
+	tell_of(v, "truncate");
+	if (nopin())
 		EXPECT_LE(KNOWN_MS - 20, v->ms);
-	}
 	EXPECT_BOUNDED(v);
 	EXPECT_PINNED(v);
-	ASSERT_FINISHED(v);
-	close(fd);
-	EXPECT_EQ(0, victim_close(v));
+	finish(_metadata, v, &files[0]);
+	end(_metadata, v, &files[0]);
 }
 
 /*
@@ -1403,87 +1039,41 @@ TEST_F_TIMEOUT(throttle, bound_truncate, 60)
  */
 #define NR_PLACES	20
 
-static char *places[NR_PLACES];
-
-/* Where each of them has its read from */
-static off_t place_pos(int i)
-{
-	return i * 2 * PAGE;
-}
-
 static long in_places(struct victim *v, long unused)
 {
-	char *space = mmap(NULL, (NR_PLACES + 1) * GB, PROT_NONE, MAP_PRIVATE |
-			   MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *space = space_get(NR_PLACES * GB, PAGE);
 
-	if (space == MAP_FAILED)
-		return -errno;
 	for (int i = 0; i < NR_PLACES; i++) {
-		places[i] = mmap(space + i * GB, LEN, PROT_READ | PROT_WRITE,
-				 MAP_SHARED | MAP_FIXED, v->m.fd, 0);
-		if (places[i] == MAP_FAILED)
+		if (mmap(space + i * GB, LEN, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, v->m.fd, 0) == MAP_FAILED)
 			return -errno;
-		places[i][0] = i;
+		space[i * GB] = i;
 	}
-	return ioq_init(&v->q, ENG_AIO, NR_PLACES);
-}
-
-static long in_places_start(struct victim *v, long unused)
-{
-	int ret = ioq_start(&v->head, 0, v->fd, false, v->scratch, HEAD, HEAD_POS);
-
-	for (int i = 0; i < NR_PLACES && !ret; i++)
-		ret = ioq_start(&v->q, i, v->fd, false, places[i], PAGE,
-				place_pos(i));
-	return ret;
-}
-
-static long in_places_done(struct victim *v, long min)
-{
-	return ioq_reap(&v->q, min, NULL);
+	flight_set(&v->f, space, NR_PLACES, PAGE, GB);
+	return flight_engine(&v->f, ENG_AIO);
 }
 
 TEST_F_TIMEOUT(throttle, bound_places, 60)
 {
-	struct victim *v = &self->v;
-	unsigned long bios;
-	int fd;
-
-	ASSERT_EQ(0, wait_ms("300"));
 	/* The engine is for the buffer, which has no I/O */
-	ASSERT_EQ(0, victim_open(v, &(struct setup) { MEM_SHARED_EXT4, ENG_URING }, 0));
-	fd = file_open(v);
-	ASSERT_LE(0, fd);
+	const struct setup s = { MEM_SHARED_EXT4, ENG_URING };
+	struct victim *v = &self->v;
+
+	ASSERT_EQ(0, wait_ms_set(KNOWN_MS));
+	ASSERT_EQ(0, victim_open(v, &s, 0));
 	ASSERT_EQ(0, call(v, in_places, 0));
-	bios = vmstat("nopin_bio");
-	ASSERT_EQ(0, hold(v, true));
-	ASSERT_EQ(0, pthread_create(&v->guard, NULL, guard_thread, v));
-	v->guarded = true;
-	ASSERT_EQ(0, call(v, in_places_start, 0));
-	/* A worker may submit the first one, in its own time */
-	for (int i = 0; i < 1000 && mode_get() == MODE_NOPIN; i++) {
-		if (vmstat("nopin_bio") - bios >= NR_PLACES + 1)
-			break;
-		usleep(10000);
-	}
-	v->refuse = vmstat("nopin_refuse");
-	v->pinned = vmstat("nopin_pinned");
-	v->wait = vmstat("nopin_wait");
-	ASSERT_EQ(0, timed(v, run_fsync, NULL, fd));
-	say(v, "fsync through many mappings");
-	EXPECT_GT(BOUND_MS, v->ms);
-	EXPECT_GT(BOUND_MS, v->smaps_ms);
-	EXPECT_EQ(0, call(v, in_places_done, 0));
-	if (mode_get() == MODE_NOPIN) {
+	ASSERT_EQ(0, victim_start(v, NR_PLACES, NR_PLACES));
+	ASSERT_EQ(0, timed(v, run_op, NULL, OP_FSYNC));
+	tell_of(v, "fsync through many mappings");
+	EXPECT_BOUNDED(v);
+	if (nopin()) {
 		EXPECT_LE(KNOWN_MS - 20, v->ms);
 		/* With a bound for each of them it were NR_PLACES times as long */
 		EXPECT_GT(2 * KNOWN_MS, v->ms);
 		EXPECT_EQ(v->pinned + NR_PLACES, vmstat("nopin_pinned"));
 	}
-	ASSERT_EQ(0, victim_lift(v));
-	ASSERT_EQ(NR_PLACES, call(v, in_places_done, NR_PLACES));
-	close(fd);
-	EXPECT_EQ(0, victim_close(v));
+	finish(_metadata, v, &s);
+	end(_metadata, v, &s);
 }
 
 static void *lift_thread(void *arg)
@@ -1498,24 +1088,19 @@ TEST_F_TIMEOUT(throttle, in_time, 60)
 {
 	struct victim *v = &self->v;
 	pthread_t th;
-	int fd;
 
-	ASSERT_EQ(0, wait_ms("5000"));
-	ASSERT_EQ(0, victim_open(v, &files[0], 0));
-	fd = file_open(v);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, victim_start(v));
+	ASSERT_EQ(0, wait_ms_set(5000));
+	begin(_metadata, v, &files[0], 0);
 	ASSERT_EQ(0, pthread_create(&th, NULL, lift_thread, v));
-	ASSERT_EQ(0, timed(v, run_truncate, NULL, fd));
+	ASSERT_EQ(0, timed(v, run_op, NULL, OP_TRUNCATE));
 	pthread_join(th, NULL);
-	say(v, "truncate");
-	if (mode_get() == MODE_NOPIN) {
+	tell_of(v, "truncate");
+	if (nopin()) {
 		EXPECT_LE(KNOWN_MS - 20, v->ms);
 		EXPECT_LT(v->wait, vmstat("nopin_wait"));
 		EXPECT_EQ(v->pinned, vmstat("nopin_pinned"));
 	}
 	ASSERT_EQ(0, call(v, in_finish, 0));
-	close(fd);
 	EXPECT_EQ(0, victim_close(v));
 }
 

@@ -16,85 +16,35 @@
  * either mode; with pins there must be some, or else the test sees nothing, and
  * the result is SKIP, with their number.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define LEN		FLIGHT_LEN
-#define NR_IO		FLIGHT_NR
+#define NR_IO		16
+#define LEN		(2 * MB)
 #define NR_PAGES	((int)(LEN / PAGE))
-#define RMAP_WAIT_MS	100		/* the default */
 /* More than any I/O takes: invalidations wait until it is done */
-#define FOREVER		"20000"
-#define RMAP_WAIT	"/sys/kernel/mm/nopin/rmap_wait_ms"
+#define FOREVER_MS	20000
 #define WRITEBACK	"/proc/sys/vm/dirty_writeback_centisecs"
 
 /* ---- a file system on the mirror ---- */
 
-enum fs_type { EXT4, XFS };
-
-static const char *const fs_name[] = { "ext4", "xfs" };
-
 struct mirror {
-	enum fs_type type;
-	char dir[32];
-	bool mounted;
+	struct fs fs;
 	struct slow late;	/* the leg that takes its copy late */
 	int early;		/* the other one */
 	int fd;			/* a file of LEN bytes */
 	char *map;
-	char rmap_wait[32];
-	char writeback[32];
+	long writeback;
 };
-
-static int mirror_mount(struct mirror *m)
-{
-	/* Nobody but the test is to write the file's pages back */
-	if (mount(getenv("NOPIN_MIRROR"), m->dir, fs_name[m->type], 0,
-		  m->type == EXT4 ? "commit=900" : NULL))
-		return -errno;
-	m->mounted = true;
-	return 0;
-}
-
-static int mirror_umount(struct mirror *m)
-{
-	int ret = 0;
-
-	for (int i = 0; i < 20; i++) {
-		ret = umount(m->dir) ? -errno : 0;
-		if (ret != -EBUSY)
-			break;
-		usleep(20000);
-	}
-	m->mounted = ret;
-	return ret;
-}
-
-static int mirror_path(struct mirror *m, const char *name, char *path, size_t len)
-{
-	return snprintf(path, len, "%s/%s", m->dir, name) >= (int)len;
-}
 
 static int mirror_open_file(struct mirror *m)
 {
-	char path[64];
-
-	mirror_path(m, "file", path, sizeof(path));
-	m->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	m->fd = fs_open(&m->fs, "file");
 	if (m->fd < 0)
-		return -errno;
+		return m->fd;
 	if (ftruncate(m->fd, LEN))
 		return -errno;
 	m->map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
@@ -103,165 +53,75 @@ static int mirror_open_file(struct mirror *m)
 
 static void mirror_close_file(struct mirror *m)
 {
-	if (m->map != MAP_FAILED)
-		munmap(m->map, LEN);
-	if (m->fd >= 0)
-		close(m->fd);
-	m->map = MAP_FAILED;
+	munmap(m->map, LEN);
+	close(m->fd);
+	m->map = NULL;
 	m->fd = -1;
 }
 
 static int mirror_set(struct mirror *m, enum fs_type type)
 {
-	const char *dev = getenv("NOPIN_MIRROR");
-	char cmd[256], *zeros = calloc(1, LEN);
+	static char zeros[LEN];
 	int ret;
 
-	memset(m, 0, sizeof(*m));
-	m->type = type;
-	m->fd = -1;
-	m->map = MAP_FAILED;
-	sysfs_read(RMAP_WAIT, m->rmap_wait, sizeof(m->rmap_wait));
-	sysfs_read(WRITEBACK, m->writeback, sizeof(m->writeback));
-
+	m->writeback = sysfs_get(WRITEBACK);
 	m->early = open(getenv("NOPIN_MIRROR_EARLY"), O_RDONLY | O_DIRECT);
 	if (m->early < 0)
 		return -errno;
-	ret = slow_open(&m->late, "NOPIN_MIRROR_LATE");
-	if (ret)
-		return ret;
-
-	/* First what a test that failed may have left */
-	snprintf(cmd, sizeof(cmd),
-		 "umount -l %s 2>/dev/null; mkfs.%s -q %s %s >/dev/null 2>&1", dev,
-		 fs_name[type], type == EXT4 ? "-F -E nodiscard -J size=4" : "-f -K",
-		 dev);
-	snprintf(m->dir, sizeof(m->dir), "/tmp/nopin-mirror-XXXXXX");
-	if (system(cmd) || !mkdtemp(m->dir))
-		return -EIO;
-	ret = mirror_mount(m) ?: mirror_open_file(m);
-	sysfs_write(WRITEBACK, "0");
-	if (nopin_present())
-		sysfs_write(RMAP_WAIT, "100");
+	/* Nobody but the test is to write the file's pages back */
+	ret = slow_open(&m->late, "NOPIN_MIRROR_LATE") ?:
+	      fs_make(&m->fs, getenv("NOPIN_MIRROR"), type, type == EXT4 ?
+		      "mkfs.ext4 -q -F -E nodiscard -J size=4" : "mkfs.xfs -q -f -K",
+		      type == EXT4 ? "commit=900" : NULL) ?:
+	      mirror_open_file(m) ?: sysfs_write(WRITEBACK, "0");
 	/* By a write, so that there are large folios where the fs likes them */
 	if (!ret && (pwrite(m->fd, zeros, LEN, 0) != LEN || fsync(m->fd)))
 		ret = -EIO;
-	free(zeros);
 	return ret;
 }
 
 static void mirror_put(struct mirror *m)
 {
 	mirror_close_file(m);
-	/* A test that has failed may have files open until its process exits */
-	if (m->mounted && mirror_umount(m))
-		umount2(m->dir, MNT_DETACH);
-	rmdir(m->dir);
+	fs_put(&m->fs);
 	slow_close(&m->late);
-	close(m->early);
-	sysfs_write(WRITEBACK, m->writeback);
-	if (nopin_present())
-		sysfs_write(RMAP_WAIT, m->rmap_wait);
-}
-
-/* Let no invalidation give up waiting for I/O */
-static int wait_forever(void)
-{
-	return nopin_present() ? sysfs_write(RMAP_WAIT, FOREVER) : 0;
-}
-
-/* What the file has, from memory as far as it is there */
-static int mirror_read(struct mirror *m, void *buf)
-{
-	ssize_t n = pread(m->fd, buf, LEN, 0);
-
-	return n == LEN ? 0 : n < 0 ? -errno : -EIO;
+	sysfs_put(WRITEBACK, m->writeback);
+	wait_ms_set(DEFAULT_WAIT_MS);
 }
 
 /* The number of pages of the file that differ between the legs */
 static int mirror_differ(struct mirror *m)
 {
-	struct {
-		struct fiemap fm;
-		struct fiemap_extent fe[64];
-	} map = { 0 };
 	char *a = aligned_alloc(PAGE, LEN), *b = aligned_alloc(PAGE, LEN);
+	uint64_t at[NR_PAGES];
 	int differ = 0;
-	uint64_t pos = 0;
-	bool last;
+	int ret = file_blocks(m->fd, at, NR_PAGES, false) ?:
+		  blocks_read(m->early, at, NR_PAGES, a) ?:
+		  blocks_read(m->late.t.fd, at, NR_PAGES, b);
 
-	do {
-		memset(&map, 0, sizeof(map));
-		map.fm.fm_start = pos;
-		map.fm.fm_length = LEN - pos;
-		map.fm.fm_extent_count = 64;
-		if (ioctl(m->fd, FS_IOC_FIEMAP, &map)) {
-			differ = -errno;
-			break;
-		}
-		last = !map.fm.fm_mapped_extents;
-		for (unsigned int i = 0; i < map.fm.fm_mapped_extents; i++) {
-			struct fiemap_extent *e = &map.fe[i];
-			size_t len = e->fe_length;
-
-			pos = e->fe_logical + e->fe_length;
-			last |= e->fe_flags & FIEMAP_EXTENT_LAST;
-			if (e->fe_flags & (FIEMAP_EXTENT_UNKNOWN |
-					   FIEMAP_EXTENT_DELALLOC |
-					   FIEMAP_EXTENT_UNWRITTEN))
-				continue;
-			if (len > LEN)
-				len = LEN;
-			if (pread(m->early, a, len, e->fe_physical) != (ssize_t)len ||
-			    pread(m->late.t.fd, b, len, e->fe_physical) != (ssize_t)len) {
-				differ = -EIO;
-				last = true;
-				break;
-			}
-			for (size_t o = 0; o < len; o += PAGE)
-				differ += !!memcmp(a + o, b + o, PAGE);
-		}
-	} while (!last && pos < LEN);
+	for (size_t o = 0; o < LEN && !ret; o += PAGE)
+		differ += !!memcmp(a + o, b + o, PAGE);
 	free(a);
 	free(b);
-	return differ;
+	return ret ?: differ;
 }
 
 /* Compare what is in the file with @want after a round by the disk */
 static ssize_t mirror_remount_check(struct mirror *m, const char *want)
 {
-	char *copy = malloc(LEN);
-	ssize_t bad = -1;
+	static char copy[LEN];
 	int ret;
 
 	mirror_close_file(m);
-	ret = mirror_umount(m) ?: mirror_mount(m) ?: mirror_open_file(m) ?:
-	      mirror_read(m, copy);
-	if (ret) {
+	ret = fs_umount(&m->fs) ?: fs_mount(&m->fs) ?: mirror_open_file(m);
+	if (ret || pread(m->fd, copy, LEN, 0) != LEN) {
 		note("remount: %s", strerror(-ret));
-		bad = -2;
+		return -2;
 	}
-	for (size_t i = 0; i < LEN && bad == -1; i++)
+	for (size_t i = 0; i < LEN; i++)
 		if (copy[i] != want[i])
-			bad = i;
-	free(copy);
-	return bad;
-}
-
-/* The same, and the file system is in order */
-static int mirror_fsck(struct mirror *m)
-{
-	char cmd[128];
-	int ret;
-
-	mirror_close_file(m);
-	ret = mirror_umount(m);
-	if (ret)
-		return ret;
-	snprintf(cmd, sizeof(cmd), "%s %s >/dev/null 2>&1",
-		 m->type == EXT4 ? "fsck.ext4 -f -n" : "xfs_repair -n",
-		 getenv("NOPIN_MIRROR"));
-	return system(cmd);
+			return i;
+	return -1;
 }
 
 enum sync { SYNC_FSYNC, SYNC_RANGE, SYNC_MSYNC, NR_SYNCS };
@@ -287,7 +147,6 @@ struct setup {
 	struct mirror m;
 	struct flight f;
 	unsigned long pins;
-	bool ready;
 };
 
 static int setup(struct setup *s, enum fs_type type)
@@ -295,17 +154,14 @@ static int setup(struct setup *s, enum fs_type type)
 	int ret;
 
 	pin_to_cpu(0);
-	ret = flight_open(&s->f) ?: mirror_set(&s->m, type);
-	s->f.buf = s->m.map;
+	ret = flight_open(&s->f, "NOPIN_HELD") ?: mirror_set(&s->m, type);
+	flight_set(&s->f, s->m.map, NR_IO, LEN / NR_IO, LEN / NR_IO);
 	s->pins = vmstat("nr_foll_pin_acquired");
-	s->ready = !ret;
 	return ret;
 }
 
 static void teardown(struct setup *s)
 {
-	if (!s->ready)
-		return;
 	flight_close(&s->f);
 	mirror_put(&s->m);
 }
@@ -359,26 +215,22 @@ TEST_F_TIMEOUT(mirror, stable, 120)
 	static const enum engine engines[] = {
 		ENG_PSYNC, ENG_AIO, ENG_URING_FIXED };
 	enum { HELD_MS = 250, LATE_MS = 500 };
-	bool pin = mode_get() == MODE_PIN;
+	bool pin = !nopin();
 	struct mirror *m = &self->s.m;
 	struct flight *f = &self->s.f;
 	int changed = 0;
 
-	ASSERT_EQ(0, wait_forever());
-	for (int i = 0; i < NR_SYNCS; i++)
-		ASSERT_EQ(0, flight_fill(f, i, i * 2 * LEN));
+	ASSERT_EQ(0, wait_ms_set(FOREVER_MS));
 	for (int i = 0; i < NR_SYNCS; i++) {
 		/* Other pairs for the other file system */
 		enum sync how = (i + variant->type) % NR_SYNCS;
-		unsigned long wait = vmstat("nopin_wait");
 		uint64_t start;
 		int differ;
 
-		ASSERT_EQ(0, flight_engine(f, engines[i]));
-		pat_fill(m->map, LEN, ~i, 0);
+		ASSERT_EQ(0, flight_engine(f, flight_possible(engines[i])));
+		ASSERT_EQ(0, flight_prepare(f, false));
 		/* Those that are pinned come when the other leg has its copy */
-		ASSERT_EQ(0, flight_start(f, false, i * 2 * LEN,
-					  pin ? GATE_TIME : GATE_WAIT,
+		ASSERT_EQ(0, flight_start(f, pin ? GATE_TIME : GATE_WAIT,
 					  pin ? HELD_MS : 0));
 		ASSERT_EQ(0, slow_prime(&m->late, true, LATE_MS));
 		if (!pin)
@@ -395,14 +247,14 @@ TEST_F_TIMEOUT(mirror, stable, 120)
 		changed += differ;
 		if (!pin) {
 			EXPECT_EQ(0, differ);
-			EXPECT_GT(vmstat("nopin_wait"), wait);
+			EXPECT_GT(vmstat("nopin_wait"), f->wait);
 		}
 		/* What the device wrote gets to the disk in the end */
 		ASSERT_EQ(0, file_sync(m, how));
 		EXPECT_EQ(0, mirror_differ(m));
-		EXPECT_EQ(-1, pat_check(m->map, LEN, i, 0));
+		EXPECT_EQ(-1, flight_check(f, m->map, true));
 		EXPECT_EQ(0, posix_fadvise(m->fd, 0, 0, POSIX_FADV_DONTNEED));
-		EXPECT_EQ(-1, pat_check(m->map, LEN, i, 0));
+		EXPECT_EQ(-1, flight_check(f, m->map, true));
 		ioq_exit(&f->q);
 	}
 	if (pin) {
@@ -423,22 +275,21 @@ TEST_F_TIMEOUT(mirror, stable, 120)
  */
 TEST_F_TIMEOUT(xfs, clone, 60)
 {
-	char path[64], *before = malloc(LEN), *after = malloc(LEN);
+	char *before = malloc(LEN), *after = malloc(LEN);
 	struct mirror *m = &self->s.m;
 	struct flight *f = &self->s.f;
 	int fd, changed = 0;
 
-	ASSERT_EQ(0, wait_forever());
-	ASSERT_EQ(0, flight_fill(f, 1, 0));
+	ASSERT_EQ(0, wait_ms_set(FOREVER_MS));
 	ASSERT_EQ(0, flight_engine(f, ENG_AIO));
-	mirror_path(m, "clone", path, sizeof(path));
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	fd = fs_open(&m->fs, "clone");
 	ASSERT_LE(0, fd);
-	pat_fill(m->map, LEN, 2, 0);
-	ASSERT_EQ(0, flight_start(f, false, 0, GATE_WAIT, 0));
+	ASSERT_EQ(0, flight_prepare(f, false));
+	ASSERT_EQ(0, flight_start(f, GATE_WAIT, 0));
 	ASSERT_EQ(0, ioctl(fd, FICLONE, m->fd)) TH_LOG("%s", strerror(errno));
 	ASSERT_EQ(LEN, pread(fd, before, LEN, 0));
 	ASSERT_EQ(0, flight_finish(f));
+	/* Takes so long that a worker has made pinned pages dirty, which it does later */
 	ioq_exit(&f->q);
 
 	ASSERT_EQ(0, fsync(m->fd));
@@ -448,11 +299,9 @@ TEST_F_TIMEOUT(xfs, clone, 60)
 	for (size_t i = 0; i < LEN; i += PAGE)
 		changed += !!memcmp(before + i, after + i, PAGE);
 	close(fd);
-	EXPECT_EQ(-1, pat_check(m->map, LEN, 1, 0));
+	EXPECT_EQ(-1, flight_check(f, m->map, true));
 	note("%d of %d pages of the clone changed", changed, NR_PAGES);
-	free(before);
-	free(after);
-	if (mode_get() == MODE_PIN) {
+	if (!nopin()) {
 		ASSERT_LT(0, changed);
 		if (_metadata->exit_code == KSFT_PASS)
 			SKIP(return, "pins: %d of %d pages of the clone changed",
@@ -463,73 +312,42 @@ TEST_F_TIMEOUT(xfs, clone, 60)
 	EXPECT_EQ(self->s.pins, vmstat("nr_foll_pin_acquired"));
 }
 
-/*
- * Do something to the file while transfers are in flight. The number of those that
- * had ended when it was done, or -errno.
- */
-static int in_flight(struct flight *f, bool write, uint64_t seed,
-		     int (*act)(void *arg), void *arg, unsigned int *took)
-{
-	uint64_t start;
-	int ret;
-
-	pat_fill(f->buf, LEN, seed, 0);
-	ret = flight_start(f, write, 0, GATE_ASKED, 0);
-	if (ret)
-		return ret;
-	start = now_ms();
-	if (act(arg))
-		return -errno;
-	*took = now_ms() - start;
-	note("%s: took %u ms", engine_name[f->q.eng], *took);
-	return flight_done(f);
-}
-
 /* What may be added to the time waited for I/O; nothing lets that go meanwhile */
 #define SLACK_MS	(with_lockdep() ? 5000 : 900)
 
-static int act_fsync(void *arg)
+/* Something is done to the file while transfers are in flight, which do not end */
+static void in_flight(struct __test_metadata *_metadata, struct flight *f, bool write,
+		      enum op_id op, int fd)
 {
-	return fsync(*(int *)arg);
+	struct area a = { f->buf, LEN, fd };
+	long took;
+
+	ASSERT_EQ(0, flight_prepare(f, write));
+	ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+	took = op_timed(op, &a);
+	note("%s: took %ld ms", engine_name[f->q.eng], took);
+	ASSERT_LE(0, took);
+	ASSERT_EQ(0, flight_done(f));
+	if (!write)
+		EXPECT_GT(DEFAULT_WAIT_MS + SLACK_MS, took);
 }
 
 /*
  * Truncate and punch while reads are in flight: who does that does not wait for
  * long, and what the device writes late gets into nobody's memory and no file.
  */
-
-static int cut_truncate(void *arg)
-{
-	struct mirror *m = arg;
-
-	return ftruncate(m->fd, 0) ?: ftruncate(m->fd, LEN);
-}
-
-static int cut_punch(void *arg)
-{
-	struct mirror *m = arg;
-
-	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			 0, LEN);
-}
-
 static void cut_run(struct __test_metadata *_metadata, struct mirror *m,
-		    struct flight *f, enum engine eng, int (*cut)(void *m))
+		    struct flight *f, enum engine eng, enum op_id op)
 {
 	char *zeros = calloc(1, LEN);
 	struct grab grab;
-	unsigned int took;
-	int done;
 
 	/* Another process takes its copy of what is mapped here: not this */
 	ASSERT_EQ(0, madvise(m->map, LEN, MADV_DONTFORK));
 	ASSERT_EQ(0, grab_init(&grab, MEM_ANON, 2 * LEN));
-	ASSERT_EQ(0, flight_fill(f, 1, 0));
-	ASSERT_EQ(0, flight_engine(f, eng));
-	done = in_flight(f, false, 2, cut, m, &took);
-	ASSERT_EQ(0, done);
+	ASSERT_EQ(0, flight_engine(f, flight_possible(eng)));
+	in_flight(_metadata, f, false, op, m->fd);
 	ASSERT_EQ(0, grab_fill(&grab));
-	EXPECT_GT(RMAP_WAIT_MS + SLACK_MS, took);
 	EXPECT_EQ(-1, byte_check(m->map, LEN, 0));
 	ASSERT_EQ(0, flight_finish(f));
 	ioq_exit(&f->q);
@@ -538,18 +356,17 @@ static void cut_run(struct __test_metadata *_metadata, struct mirror *m,
 	EXPECT_EQ(-1, byte_check(m->map, LEN, 0));
 	EXPECT_EQ(-1, mirror_remount_check(m, zeros));
 	grab_exit(&grab);
-	free(zeros);
 }
 
 TEST_F_TIMEOUT(mirror, truncate, 60)
 {
 	cut_run(_metadata, &self->s.m, &self->s.f,
-		variant->type == XFS ? ENG_AIO : ENG_PSYNC, cut_truncate);
+		variant->type == XFS ? ENG_AIO : ENG_PSYNC, OP_CUT);
 }
 
 TEST_F_TIMEOUT(mirror, punch, 60)
 {
-	cut_run(_metadata, &self->s.m, &self->s.f, ENG_URING_FIXED, cut_punch);
+	cut_run(_metadata, &self->s.m, &self->s.f, ENG_URING_FIXED, OP_PUNCH);
 }
 
 /*
@@ -562,27 +379,20 @@ TEST_F_TIMEOUT(mirror, sync_bounded, 60)
 	struct flight *f = &self->s.f;
 	char *want = malloc(LEN);
 	unsigned long pinned;
-	unsigned int took;
-	int done;
 
-	ASSERT_EQ(0, flight_fill(f, 1, 0));
 	ASSERT_EQ(0, flight_engine(f, ENG_AIO));
-	pinned = vmstat("nopin_pinned");
-	done = in_flight(f, false, 2, act_fsync, &m->fd, &took);
-	ASSERT_EQ(0, done);
-	pinned = vmstat("nopin_pinned") - pinned;
+	in_flight(_metadata, f, false, OP_FSYNC, m->fd);
+	pinned = vmstat("nopin_pinned") - f->pinned;
 	note("%lu pages pinned", pinned);
-	EXPECT_GT(RMAP_WAIT_MS + SLACK_MS, took);
-	if (mode_get() == MODE_NOPIN)
+	if (nopin())
 		EXPECT_LT(0, pinned);
 	ASSERT_EQ(0, flight_finish(f));
 	ioq_exit(&f->q);
 
-	EXPECT_EQ(-1, pat_check(m->map, LEN, 1, 0));
-	pat_fill(want, LEN, 1, 0);
+	EXPECT_EQ(-1, flight_check(f, m->map, true));
+	memcpy(want, m->map, LEN);
 	EXPECT_EQ(-1, mirror_remount_check(m, want));
 	EXPECT_EQ(0, mirror_differ(m));
-	free(want);
 }
 
 /*
@@ -614,9 +424,7 @@ static void *storm_thread(void *arg)
 	long res[DEPTH];
 	struct ioq q;
 
-	st->error = ioq_init(&q, st->eng, DEPTH);
-	if (!st->error && st->eng == ENG_URING_FIXED)
-		st->error = ring_buffer(&q.ring, s->m->map, LEN);
+	st->error = ioq_init_buffer(&q, st->eng, DEPTH, s->m->map, LEN);
 	while (!atomic_load(&s->stop) && !st->error) {
 		int nr = st->eng == ENG_PSYNC ? 1 : DEPTH;
 
@@ -625,19 +433,10 @@ static void *storm_thread(void *arg)
 			off_t to = rnd(&seed) % (NR_PAGES - 16) * PAGE;
 			off_t pos = rnd(&seed) % (NR_PAGES - 16) * PAGE;
 
-			res[i] = len;
-			if (st->eng == ENG_PSYNC)
-				res[i] = ioq_rw(&q, s->src.fd, false,
-						s->m->map + to, len, pos);
-			else
-				st->error = ioq_start(&q, i, s->src.fd, false,
-						      s->m->map + to, len, pos);
+			st->error = ioq_begin(&q, i, s->src.fd, false, s->m->map + to,
+					      len, pos, res);
 		}
-		if (st->eng != ENG_PSYNC && !st->error) {
-			int ret = ioq_reap(&q, nr, res);
-
-			st->error = ret < 0 ? ret : 0;
-		}
+		st->error = st->error ?: ioq_end(&q, res);
 		for (int i = 0; i < nr && !st->error; i++) {
 			st->done++;
 			if (res[i] < 0)
@@ -684,7 +483,7 @@ TEST_F_TIMEOUT(mirror, storm, 120)
 	uint64_t end;
 
 	NEED("NOPIN_SLOW");
-	ASSERT_EQ(0, wait_forever());
+	ASSERT_EQ(0, wait_ms_set(FOREVER_MS));
 	ASSERT_EQ(0, target_open(&s.src, "NOPIN_SLOW", 0));
 	ASSERT_EQ(0, target_fill(&s.src, LEN, 3, 0));
 	pat_fill(data, LEN, 4, 0);
@@ -723,9 +522,9 @@ TEST_F_TIMEOUT(mirror, storm, 120)
 	memcpy(data, m->map, LEN);
 	EXPECT_EQ(-1, mirror_remount_check(m, data));
 	EXPECT_EQ(0, mirror_differ(m));
-	EXPECT_EQ(0, mirror_fsck(m));
-	free(data);
-	if (mode_get() == MODE_PIN) {
+	mirror_close_file(m);
+	EXPECT_EQ(0, fs_check(&m->fs));
+	if (!nopin()) {
 		/* On a busy machine there may be none */
 		if (changed && _metadata->exit_code == KSFT_PASS)
 			SKIP(return, "pins: %u pages changed under %u writebacks",
@@ -744,7 +543,6 @@ TEST_F_TIMEOUT(mirror, storm, 120)
 FIXTURE(source) {
 	struct mem m;
 	struct flight f;
-	bool ready;
 };
 
 FIXTURE_VARIANT(source) {
@@ -752,49 +550,36 @@ FIXTURE_VARIANT(source) {
 	enum engine eng;
 };
 
-FIXTURE_VARIANT_ADD(source, ext4_aio) {
-	.kind = MEM_SHARED_EXT4, .eng = ENG_AIO };
-FIXTURE_VARIANT_ADD(source, ext4_fixed) {
-	.kind = MEM_SHARED_EXT4, .eng = ENG_URING_FIXED };
-FIXTURE_VARIANT_ADD(source, xfs_psync) {
-	.kind = MEM_SHARED_XFS, .eng = ENG_PSYNC };
+FIXTURE_VARIANT_ADD(source, ext4_aio) { .kind = MEM_SHARED_EXT4, .eng = ENG_AIO };
+FIXTURE_VARIANT_ADD(source, ext4_fixed) { .kind = MEM_SHARED_EXT4, .eng = ENG_URING_FIXED };
+FIXTURE_VARIANT_ADD(source, xfs_psync) { .kind = MEM_SHARED_XFS, .eng = ENG_PSYNC };
 
 FIXTURE_SETUP(source)
 {
 	NEED("NOPIN_HELD");
 	NEED(variant->kind == MEM_SHARED_XFS ? "NOPIN_XFS" : "NOPIN_EXT4");
 	pin_to_cpu(0);
-	ASSERT_EQ(0, flight_open(&self->f));
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, LEN));
-	self->f.buf = self->m.p;
-	ASSERT_EQ(0, flight_engine(&self->f, variant->eng));
-	self->ready = true;
+	flight_set(&self->f, self->m.p, NR_IO, LEN / NR_IO, LEN / NR_IO);
+	ASSERT_EQ(0, flight_engine(&self->f, flight_possible(variant->eng)));
 }
 
 FIXTURE_TEARDOWN(source)
 {
-	if (!self->ready)
-		return;
-	ioq_exit(&self->f.q);
 	flight_close(&self->f);
-	mem_put(&self->m);
 }
 
 TEST_F_TIMEOUT(source, sync, 60)
 {
-	unsigned long wait, pinned;
-	unsigned int took;
-	int done;
+	struct flight *f = &self->f;
 
-	wait = vmstat("nopin_wait");
-	pinned = vmstat("nopin_pinned");
-	done = in_flight(&self->f, true, 7, act_fsync, &self->m.fd, &took);
-	ASSERT_EQ(0, done);
-	EXPECT_EQ(wait, vmstat("nopin_wait"));
-	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
-	ASSERT_EQ(0, flight_finish(&self->f));
-	EXPECT_EQ(-1, flight_check(&self->f, 7));
-	EXPECT_EQ(-1, pat_check(self->m.p, LEN, 7, 0));
+	in_flight(_metadata, f, true, OP_FSYNC, self->m.fd);
+	EXPECT_EQ(f->wait, vmstat("nopin_wait"));
+	EXPECT_EQ(f->pinned, vmstat("nopin_pinned"));
+	ASSERT_EQ(0, flight_finish(f));
+	EXPECT_EQ(-1, flight_check_disk(f));
+	EXPECT_EQ(-1, flight_check(f, self->m.p, true));
 }
 
 TEST_HARNESS_MAIN
