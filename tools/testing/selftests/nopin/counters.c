@@ -120,6 +120,20 @@ unsigned long fallback(const char *cause)
 	return nr < 0 ? 0 : nr;
 }
 
+unsigned long proc_kb(const char *path, const char *field)
+{
+	unsigned long kb = 0;
+	char line[256];
+	FILE *f = fopen(path, "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, field, strlen(field)))
+			kb = strtoul(line + strlen(field) + 1, NULL, 10);
+	if (f)
+		fclose(f);
+	return kb;
+}
+
 unsigned long pins_held(void)
 {
 	struct vmstat all;

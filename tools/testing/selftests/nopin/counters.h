@@ -39,6 +39,8 @@ int vmstat_read(struct vmstat *all, bool refresh);
 unsigned long vmstat_in(const struct vmstat *all, const char *name);
 unsigned long vmstat(const char *name);
 unsigned long fallback(const char *cause);
+/* A field of a file like /proc/meminfo, in KiB; 0 if it is not there */
+unsigned long proc_kb(const char *path, const char *field);
 /* Pins that exist now */
 unsigned long pins_held(void);
 /* The same, after a while in which they may go: a ring lets go of them late */

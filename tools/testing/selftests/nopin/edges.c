@@ -715,20 +715,6 @@ TEST(address_zero)
 
 /* ---- refused: what page faults of the processor permit, and GUP does not ---- */
 
-static char *stack_low(void)
-{
-	unsigned long start, low = 0;
-	char line[256];
-	FILE *f = fopen("/proc/self/maps", "r");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (strstr(line, "[stack]") && sscanf(line, "%lx-", &start) == 1)
-			low = start;
-	if (f)
-		fclose(f);
-	return (char *)low;
-}
-
 /* Each in a new process, as its stack may have grown afterwards */
 TEST(refused_below_stack)
 {
@@ -741,15 +727,15 @@ TEST(refused_below_stack)
 		pid_t pid = fork();
 
 		if (!pid) {
-			char *low = stack_low(), *p = low - gaps[i / 2] * PAGE;
+			char *low = map_named("[stack]"), *p = low - gaps[i / 2] * PAGE;
 			long ret = i % 2 ? pread(t.fd, p, PAGE, 0) :
 					   pwrite(t.fd, p, PAGE, 0);
 			int err = ret < 0 ? errno : 0;
 
 			note("%s %u pages below: %ld, errno %d, it grew by %ld",
 			     i % 2 ? "read" : "write", gaps[i / 2], ret, err,
-			     (low - stack_low()) / PAGE);
-			_exit(!low || err != EFAULT || low != stack_low());
+			     (low - map_named("[stack]")) / PAGE);
+			_exit(!low || err != EFAULT || low != map_named("[stack]"));
 		}
 		EXPECT_EQ(0, child_reap(pid));
 	}

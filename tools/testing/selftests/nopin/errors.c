@@ -141,29 +141,14 @@ static int make_secret(struct iovec *iov, char **watch)
 	return one(iov, p + PAGE, 2 * PAGE);
 }
 
-/* The address of a mapping that the kernel made */
-static char *special_map(const char *name)
-{
-	unsigned long start = 0, s;
-	char line[256];
-	FILE *f = fopen("/proc/self/maps", "r");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%lx-", &s) == 1 && strstr(line, name))
-			start = s;
-	if (f)
-		fclose(f);
-	return (char *)start;
-}
-
 static int make_vvar(struct iovec *iov, char **watch)
 {
-	return one(iov, special_map("[vvar]"), PAGE);
+	return one(iov, map_named("[vvar]"), PAGE);
 }
 
 static int make_vdso(struct iovec *iov, char **watch)
 {
-	return one(iov, special_map("[vdso]"), PAGE);
+	return one(iov, map_named("[vdso]"), PAGE);
 }
 
 static int make_half_unmapped(struct iovec *iov, char **watch)
@@ -394,15 +379,8 @@ static void run(struct __test_metadata *_metadata, struct target *t,
 	}
 }
 
-TEST_F_TIMEOUT(errors, read, 60)
-{
-	run(_metadata, &self->t, &self->q, self->mode, false);
-}
-
-TEST_F_TIMEOUT(errors, write, 60)
-{
-	run(_metadata, &self->t, &self->q, self->mode, true);
-}
+TEST_F_TIMEOUT(errors, read, 60) { run(_metadata, &self->t, &self->q, self->mode, false); }
+TEST_F_TIMEOUT(errors, write, 60) { run(_metadata, &self->t, &self->q, self->mode, true); }
 
 /*
  * Protection keys are a thread's own, and change without the kernel being told:

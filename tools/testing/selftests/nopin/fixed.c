@@ -8,10 +8,8 @@
  * I/O in flight while the mapping changes is in lifetime.c, variants fixed_*.
  */
 #include <arpa/inet.h>
-#include <linux/nvme_ioctl.h>
 #include <netinet/in.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -112,16 +110,7 @@ static int buffer_info(struct io_uring *ring, int index)
 
 static unsigned long status_kb(const char *field)
 {
-	unsigned long kb = 0;
-	char line[256];
-	FILE *f = fopen("/proc/self/status", "r");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, field, strlen(field)))
-			kb = strtoul(line + strlen(field) + 1, NULL, 10);
-	if (f)
-		fclose(f);
-	return kb;
+	return proc_kb("/proc/self/status", field);
 }
 
 FIXTURE(ring) {
@@ -741,24 +730,15 @@ TEST_F(changed, send_zc)
 /* NVMe commands that the program makes itself */
 TEST(passthrough)
 {
-	char *raw = getenv("NOPIN_RAW"), path[64];
 	struct io_uring_sqe *sqe;
 	struct io_uring ring;
 	struct target t;
-	struct nvme_ns ns = { .block = SECTOR };
+	struct nvme_ns ns;
 	struct mem m;
-	int id;
 
 	NEED("NOPIN_RAW");
-	if (strncmp(raw, "/dev/nvme", 9))
-		SKIP(return, "%s is not an NVMe disk", raw);
-	snprintf(path, sizeof(path), "/dev/ng%s", raw + 9);
-	ns.fd = open(path, O_RDWR);
-	if (ns.fd < 0)
-		SKIP(return, "no %s", path);
-	id = ioctl(ns.fd, NVME_IOCTL_ID);
-	ASSERT_LT(0, id);
-	ns.id = id;
+	if (nvme_open(&ns, getenv("NOPIN_RAW")))
+		SKIP(return, "%s takes no NVMe commands", getenv("NOPIN_RAW"));
 	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
 	ASSERT_EQ(0, io_uring_queue_init(4, &ring, IORING_SETUP_SQE128 |
 					 IORING_SETUP_CQE32));

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/fs.h>
 #include <linux/nvme_ioctl.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -300,6 +302,27 @@ int ioq_end(struct ioq *q, long *res)
 }
 
 /* ---- NVMe commands ---- */
+
+int nvme_open(struct nvme_ns *ns, const char *disk)
+{
+	static const char prefix[] = "/dev/nvme";
+	char path[64];
+	int id;
+
+	if (strncmp(disk, prefix, strlen(prefix)))
+		return -ENODEV;
+	ns->fd = open(disk, O_RDONLY);
+	if (ns->fd < 0 || ioctl(ns->fd, BLKSSZGET, &ns->block))
+		return -errno;
+	close(ns->fd);
+	snprintf(path, sizeof(path), "/dev/ng%s", disk + strlen(prefix));
+	ns->fd = open(path, O_RDWR);
+	if (ns->fd < 0)
+		return -errno;
+	id = ioctl(ns->fd, NVME_IOCTL_ID);
+	ns->id = id;
+	return id < 0 ? -errno : 0;
+}
 
 struct io_uring_sqe *nvme_queue(struct io_uring *ring, const struct nvme_ns *ns,
 				bool write, void *buf, size_t len, off_t pos)

@@ -87,6 +87,8 @@ struct nvme_ns {
 	unsigned int block;	/* that commands count in */
 };
 
+/* The character device of /dev/nvme..., which is /dev/ng...; 0 or -errno */
+int nvme_open(struct nvme_ns *ns, const char *disk);
 /* Queues a transfer; NULL if there is no room. For IORING_SETUP_SQE128 */
 struct io_uring_sqe *nvme_queue(struct io_uring *ring, const struct nvme_ns *ns,
 				bool write, void *buf, size_t len, off_t pos);

@@ -284,12 +284,16 @@ static int self_hold(void)
 
 enum end { END_EXIT, END_KILL, END_EXEC };
 
-FIXTURE(end) {
+struct ending {
 	struct life l;
 	enum engine eng;
 	enum mem_kind kind;
 	bool write;
 	enum end end;
+};
+
+FIXTURE(end) {
+	struct ending e;
 };
 
 FIXTURE_VARIANT(end) {
@@ -307,13 +311,13 @@ FIXTURE_VARIANT_ADD(end, uring_read_thp) { .eng = ENG_URING, .kind = MEM_THP };
 
 FIXTURE_SETUP(end)
 {
-	struct life *l = &self->l;
+	struct life *l = &self->e.l;
 
 	NEED("NOPIN_HELD");
 	pin_to_cpu(0);
-	self->eng = variant->eng;
-	self->kind = variant->kind;
-	self->write = variant->write;
+	self->e.eng = variant->eng;
+	self->e.kind = variant->kind;
+	self->e.write = variant->write;
 	ASSERT_EQ(0, flight_open(&l->f, "NOPIN_HELD"));
 	life_set(l, variant->kind);
 	ASSERT_EQ(0, grab_init(&l->grab, variant->kind, 2 * l->a.len));
@@ -323,36 +327,35 @@ FIXTURE_SETUP(end)
 
 FIXTURE_TEARDOWN(end)
 {
-	gate_exit(&self->l.f.gate);
-	grab_exit(&self->l.grab);
+	gate_exit(&self->e.l.f.gate);
+	grab_exit(&self->e.l.grab);
 }
 
 static void end_main(int in, int out, void *arg)
 {
 	static char *const argv[] = { "lifetime", "--hold", NULL };
-	FIXTURE_DATA(end) *self = arg;
-	struct life *l = &self->l;
-	int ret = mem_get(&l->buf, self->kind, l->a.len);
+	struct ending *e = arg;
+	struct life *l = &e->l;
+	int ret = mem_get(&l->buf, e->kind, l->a.len);
 
-	life_set(l, self->kind);
+	life_set(l, e->kind);
 	/* A context of the parent's is of no use here */
-	if (!ret && self->eng != ENG_URING)
-		ret = flight_engine(&l->f, self->eng);
-	say(out, ret ?: life_start(l, self->write, GATE_ASKED, 0));
-	if (self->end == END_EXEC)
+	if (!ret && e->eng != ENG_URING)
+		ret = flight_engine(&l->f, e->eng);
+	say(out, ret ?: life_start(l, e->write, GATE_ASKED, 0));
+	if (e->end == END_EXEC)
 		execv("/proc/self/exe", argv);
-	if (self->end == END_KILL)
+	if (e->end == END_KILL)
 		pause();
 }
 
-static void end_run(struct __test_metadata *_metadata, FIXTURE_DATA(end) *self,
-		    enum end end)
+static void end_run(struct __test_metadata *_metadata, struct ending *e, enum end end)
 {
-	struct life *l = &self->l;
+	struct life *l = &e->l;
 	struct proc p;
 
-	self->end = end;
-	ASSERT_EQ(0, proc_start(&p, end_main, self));
+	e->end = end;
+	ASSERT_EQ(0, proc_start(&p, end_main, e));
 	ASSERT_EQ(0, hear(&p));
 	if (end == END_KILL)
 		ASSERT_EQ(0, kill(p.pid, SIGKILL));
@@ -362,13 +365,13 @@ static void end_run(struct __test_metadata *_metadata, FIXTURE_DATA(end) *self,
 	ASSERT_EQ(0, gate_idle(&l->f.gate));
 	EXPECT_EQ(end == END_KILL ? SIGKILL : 0, proc_wait(&p));
 	EXPECT_EQ(-1, grab_check(&l->grab));
-	if (self->write)
+	if (e->write)
 		EXPECT_EQ(-1, flight_check_disk(&l->f));
 }
 
-TEST_F_TIMEOUT(end, exit, 60) { end_run(_metadata, self, END_EXIT); }
-TEST_F_TIMEOUT(end, sigkill, 60) { end_run(_metadata, self, END_KILL); }
-TEST_F_TIMEOUT(end, exec, 60) { end_run(_metadata, self, END_EXEC); }
+TEST_F_TIMEOUT(end, exit, 60) { end_run(_metadata, &self->e, END_EXIT); }
+TEST_F_TIMEOUT(end, sigkill, 60) { end_run(_metadata, &self->e, END_KILL); }
+TEST_F_TIMEOUT(end, exec, 60) { end_run(_metadata, &self->e, END_EXEC); }
 
 /* R15: a ring used by a child works on the child's memory */
 TEST(ring_of_parent)

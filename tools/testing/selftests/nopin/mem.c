@@ -90,6 +90,20 @@ char *space_get(size_t len, size_t align)
 	return p == MAP_FAILED ? p : (char *)ALIGN_UP((unsigned long)p, align);
 }
 
+char *map_named(const char *name)
+{
+	unsigned long start, found = 0;
+	char line[256];
+	FILE *f = fopen("/proc/self/maps", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (strstr(line, name) && sscanf(line, "%lx-", &start) == 1)
+			found = start;
+	if (f)
+		fclose(f);
+	return (char *)found;
+}
+
 int pagemap_read(const void *p, uint64_t *entry, size_t nr)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);

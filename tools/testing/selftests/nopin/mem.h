@@ -52,6 +52,8 @@ char *anon_map(size_t len);
 /* So much address space, of which nothing can be used, from a multiple of @align on */
 char *space_get(size_t len, size_t align);
 
+/* The mapping that has this name, as "[stack]", or NULL */
+char *map_named(const char *name);
 /* Is the memory at @p mapped by PMDs? */
 bool mem_is_huge(const void *p);
 /* The NUMA node of a page, or -errno */

@@ -137,35 +137,33 @@ static void *stream_thread(void *arg)
 	return NULL;
 }
 
-/* Until each part has been read to by a read that begins from now on */
-static int stream_wait(struct stream *s)
+/*
+ * Until each part has been read to @nr times more: the second of these reads begins from
+ * now on. With 0 it is until no read is in flight, as stream_hold() lets none begin.
+ */
+static int stream_wait(struct stream *s, unsigned int nr)
 {
 	uint64_t end = now_ms() + STUCK_MS;
 	unsigned int was[NR];
+	bool more;
 
 	for (int i = 0; i < NR; i++)
 		was[i] = s->done[i];
-	for (int i = 0; i < NR; i++)
-		while (s->done[i] - was[i] < 2 && !s->error && now_ms() < end)
-			usleep(1000);
-	return now_ms() < end ? s->error : -ETIMEDOUT;
+	do {
+		usleep(1000);
+		more = !nr && s->idle != NR;
+		for (int i = 0; i < NR; i++)
+			more |= s->done[i] - was[i] < nr;
+	} while (more && !s->error && now_ms() < end);
+	return s->error ?: more ? -ETIMEDOUT : 0;
 }
 
-/* Begin no more reads: those in flight are, until stream_idle() */
+/* Begin no more reads: those in flight are the last ones */
 static void stream_hold(struct stream *s, bool hold)
 {
 	pthread_mutex_lock(&s->lock);
 	s->hold = hold;
 	pthread_mutex_unlock(&s->lock);
-}
-
-static int stream_idle(struct stream *s)
-{
-	uint64_t end = now_ms() + STUCK_MS;
-
-	while (s->idle != NR && !s->error && now_ms() < end)
-		usleep(1000);
-	return now_ms() < end ? s->error : -ETIMEDOUT;
 }
 
 /* The disk gets its generations, and reads begin */
@@ -190,7 +188,7 @@ static int stream_start(struct stream *s, char *buf, size_t stride)
 	      -pthread_create(&s->th, NULL, stream_thread, s);
 	s->on = !ret;
 	/* The throttle lets the first ones through at once */
-	return ret ?: stream_wait(s);
+	return ret ?: stream_wait(s, 2);
 }
 
 /* And see whether what was read last is still there */
@@ -327,7 +325,7 @@ static void snapshot(CONTEXT)
 		EXPECT_EQ(0, differ(c->b, c->m.p));
 		EXPECT_EQ(0, torn(c->a));
 		ASSERT_EQ(0, op_run(OP_UFFD_UNPROTECT, &c->area));
-		ASSERT_EQ(0, stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
 	end(_metadata, c, late, "changed after they were protected");
 }
@@ -410,7 +408,7 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 		/* Reads in flight at every seventh are the last ones, none is at the eighth */
 		stream_hold(&c->s, i % 8 >= 6);
 		if (i % 8 == 7)
-			ASSERT_EQ(0, stream_idle(&c->s));
+			ASSERT_EQ(0, stream_wait(&c->s, 0));
 		ret = follow(c, fd, async);
 		ASSERT_LE(0, ret);
 		missed += ret;
@@ -423,7 +421,7 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 		/* They are not counted again */
 		memcpy(c->b, c->m.p, LEN);
 		stream_hold(&c->s, false);
-		ASSERT_EQ(0, stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
 	/* An anonymous page that is pinned remains soft-dirty */
 	if (!async && kind == MEM_ANON) {
@@ -484,7 +482,7 @@ static void freeze(CONTEXT, const char *env)
 		if (nopin())
 			EXPECT_EQ(0, differ(c->a, disk));
 		ASSERT_EQ(0, ioctl(c->m.fd, FITHAW, 0));
-		ASSERT_EQ(0, stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
 	end(_metadata, c, late, "changed in a frozen file system");
 }
@@ -518,7 +516,7 @@ static void collapse(CONTEXT, int flags)
 			usleep(1000);
 		}
 		huge += mem_is_huge(p);
-		EXPECT_EQ(0, stream_wait(&c->s));
+		EXPECT_EQ(0, stream_wait(&c->s, 2));
 		EXPECT_EQ(0, stream_stop(&c->s));
 		for (size_t o = IO; o < HPAGE; o += c->s.stride)
 			EXPECT_EQ(-1, pat_check(p + o, c->s.stride - IO, SEED(0), o));
@@ -566,7 +564,7 @@ static void reflink(CONTEXT, const char *env)
 		}
 		ASSERT_EQ(0, file_read(fd, c->a));
 		EXPECT_EQ(0, torn(c->a));
-		ASSERT_EQ(0, i & 1 ? stream_idle(&c->s) : stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, i & 1 ? 0 : 2));
 		ASSERT_EQ(0, fsync(c->m.fd));
 		ASSERT_EQ(0, fsync(fd));
 		ASSERT_EQ(0, file_read(fd, c->b));
@@ -578,7 +576,7 @@ static void reflink(CONTEXT, const char *env)
 		}
 		close(fd);
 		stream_hold(&c->s, false);
-		ASSERT_EQ(0, stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
 	end(_metadata, c, late, "of a clone changed");
 }
@@ -605,11 +603,11 @@ static void punch(CONTEXT, const char *env)
 		ASSERT_EQ(0, grab_fill(&grab));
 		if (i & 1) {
 			EXPECT_EQ(-1, byte_check(c->m.p, LEN, 0));
-			ASSERT_EQ(0, stream_idle(&c->s));
+			ASSERT_EQ(0, stream_wait(&c->s, 0));
 			EXPECT_EQ(-1, byte_check(c->m.p, LEN, 0));
 		}
 		stream_hold(&c->s, false);
-		ASSERT_EQ(0, stream_wait(&c->s));
+		ASSERT_EQ(0, stream_wait(&c->s, 2));
 		EXPECT_EQ(-1, grab_check(&grab));
 		grab_exit(&grab);
 	}

@@ -45,7 +45,7 @@ static int op_mmap_over(struct area *a)
 
 static int op_mremap(struct area *a)
 {
-	char *to = space_get(a->len, HPAGE);
+	char *to = a->to ?: space_get(a->len, HPAGE);
 
 	if (to == MAP_FAILED ||
 	    mremap(a->p, a->len, a->len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)

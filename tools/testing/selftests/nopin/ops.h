@@ -24,6 +24,7 @@ struct area {
 	size_t len;
 	int fd;			/* of the file, or -1 */
 	pid_t pid;		/* whose memory it is, 0: of the caller */
+	char *to;		/* for OP_MREMAP: where to, NULL: anywhere */
 	int node;		/* for OP_MOVE_PAGES: where to */
 	int uffd;		/* for OP_UFFD_*: see uffd_open() */
 };

@@ -4,7 +4,6 @@
  * device works on it. The task that has issued a request gives its pages back, and
  * may be busy changing their mapping: so nobody waits for such a request (R6).
  */
-#include <linux/fs.h>
 #include <linux/nvme_ioctl.h>
 #include <sys/ioctl.h>
 
@@ -22,24 +21,11 @@ struct nvme {
 	struct nvme_ns ns;
 };
 
-static int nvme_open(struct nvme *n)
+static int start(struct nvme *n)
 {
-	char path[64], *disk = getenv("NOPIN_SLOW_NVME");
-	int id, ret = slow_open(&n->slow, "NOPIN_SLOW_NVME");
-
-	if (ret)
-		return ret;
-	/* /dev/nvme0n1 is /dev/ng0n1 */
-	snprintf(path, sizeof(path), "/dev/ng%s", disk + strlen("/dev/nvme"));
-	n->ns.fd = open(path, O_RDWR);
-	if (n->ns.fd < 0)
-		return -errno;
-	id = ioctl(n->ns.fd, NVME_IOCTL_ID);
-	if (id < 0 || ioctl(n->slow.t.bfd, BLKSSZGET, &n->ns.block))
-		return -errno;
-	n->ns.id = id;
-	return io_uring_queue_init(NR, &n->ring,
-				   IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
+	return slow_open(&n->slow, "NOPIN_SLOW_NVME") ?:
+	       nvme_open(&n->ns, getenv("NOPIN_SLOW_NVME")) ?:
+	       io_uring_queue_init(NR, &n->ring, IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
 }
 
 /* 0 if that many commands have succeeded */
@@ -84,7 +70,7 @@ FIXTURE_SETUP(passthrough)
 	pin_to_cpu(0);
 	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
 	ASSERT_EQ(0, grab_init(&self->grab, variant->kind, 2 * 2 * MB));
-	ASSERT_EQ(0, nvme_open(&self->n));
+	ASSERT_EQ(0, start(&self->n));
 	ASSERT_EQ(0, mem_get(&self->m, variant->kind, 2 * MB));
 }
 

@@ -213,16 +213,7 @@ static void process(struct shared *sh, const char *env, size_t hog_len)
 
 static unsigned long mem_stat(const char *field)
 {
-	unsigned long kb = 0, v;
-	char key[64];
-	FILE *f = fopen("/proc/meminfo", "r");
-
-	while (f && fscanf(f, "%63s %lu%*[^\n]", key, &v) == 2)
-		if (!strncmp(key, field, strlen(field)))
-			kb = v;
-	if (f)
-		fclose(f);
-	return kb * KB;
+	return proc_kb("/proc/meminfo", field) * KB;
 }
 
 /* Swap that is used before any other */

@@ -523,9 +523,7 @@ do {									\
 
 /* Somebody has waited; or nobody, as all he could get by it is what pins give him */
 #define EXPECT_WAITED(v, waits)						\
-do {									\
-	EXPECT_EQ(nopin() && (waits), (v)->wait < vmstat("nopin_wait"));	\
-} while (0)
+	EXPECT_EQ(nopin() && (waits), (v)->wait < vmstat("nopin_wait"))
 
 /* Somebody has been refused, and no page has been pinned for him */
 #define EXPECT_REFUSED(v)						\
@@ -896,8 +894,9 @@ static void sigkill(CONTEXT)
 	EXPECT_LE(most, freed);
 	EXPECT_GT(2 * BOUND_MS, v->ms);
 	EXPECT_PINNED(v);
-	if (v->a.fd < 0)
+	if (v->a.fd < 0) {
 		EXPECT_WAITED(v, false);
+	}
 	ASSERT_EQ(0, grab_fill(&v->grab));
 	if (v->a.fd >= 0)
 		EXPECT_EQ(0, fsync(v->a.fd));
