@@ -260,9 +260,9 @@ TEST_F(ring, errors)
 	EXPECT_EQ(-EFAULT, ring_buffer(ring, m.p, 0));
 	EXPECT_EQ(-EFAULT, ring_buffer(ring, m.p, GB + 1));
 	iov = (struct iovec) { m.p, MB };
-	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1, NULL, flag | 1 << 5));
-	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 0, NULL, flag));
-	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1 << 15, NULL, flag));
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1, flag | 1 << 5));
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 0, flag));
+	EXPECT_EQ(-EINVAL, ring_buffers_flags(ring, &iov, 1 << 15, flag));
 	EXPECT_EQ(-ENXIO, io_uring_unregister_buffers(ring));
 	if (nopin()) {
 		struct io_uring_rsrc_register rr = {
@@ -895,7 +895,7 @@ TEST(choice)
 		}
 		ASSERT_EQ(0, io_uring_unregister_buffers(&ring));
 
-		ret = ring_buffers_flags(&ring, &iov, 1, NULL,
+		ret = ring_buffers_flags(&ring, &iov, 1,
 					 IORING_RSRC_REGISTER_NOPIN);
 		if (i == 0) {
 			EXPECT_EQ(-EINVAL, ret);

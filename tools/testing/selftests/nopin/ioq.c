@@ -65,13 +65,12 @@ int ring_register(struct io_uring *ring, unsigned int op, const void *arg,
 }
 
 int ring_buffers_flags(struct io_uring *ring, const struct iovec *iov,
-		       unsigned int nr, const uint64_t *tags, unsigned int flags)
+		       unsigned int nr, unsigned int flags)
 {
 	struct io_uring_rsrc_register rr = {
 		.nr	= nr,
 		.flags	= flags,
 		.data	= (unsigned long)iov,
-		.tags	= (unsigned long)tags,
 	};
 
 	return ring_register(ring, IORING_REGISTER_BUFFERS2, &rr, sizeof(rr));
@@ -81,7 +80,7 @@ int ring_buffer(struct io_uring *ring, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };
 
-	return ring_buffers_flags(ring, &iov, 1, NULL,
+	return ring_buffers_flags(ring, &iov, 1,
 				  nopin() ? IORING_RSRC_REGISTER_NOPIN : 0);
 }
 

@@ -45,16 +45,16 @@ struct ioq {
 int ring_register(struct io_uring *ring, unsigned int op, const void *arg,
 		  unsigned int nr);
 int ring_buffers_flags(struct io_uring *ring, const struct iovec *iov,
-		       unsigned int nr, const uint64_t *tags, unsigned int flags);
+		       unsigned int nr, unsigned int flags);
 int ring_buffer(struct io_uring *ring, void *buf, size_t len);
 
 int ioq_init(struct ioq *q, enum engine eng, unsigned int depth);
 int ioq_init_flags(struct ioq *q, enum engine eng, unsigned int depth,
 		   unsigned int setup_flags);
-/* The same, and ENG_URING_FIXED has its buffer registered */
+/* The same. It registers the buffer if the engine is ENG_URING_FIXED */
 int ioq_init_buffer(struct ioq *q, enum engine eng, unsigned int depth, void *buf,
 		    size_t len);
-/* Waits for what is in flight. Nothing if that was done already */
+/* Waits for the transfers in flight. A second call does nothing */
 void ioq_exit(struct ioq *q);
 /* Queue a transfer; @tag < depth indexes the results. For asynchronous engines. */
 int ioq_queue(struct ioq *q, unsigned int tag, int fd, bool write,
@@ -68,8 +68,8 @@ int ioq_start(struct ioq *q, unsigned int tag, int fd, bool write,
  */
 int ioq_reap(struct ioq *q, unsigned int min, long *res);
 /*
- * With any engine: begin a transfer, which a synchronous one has done then, and wait
- * for all that are in flight. 0 or -errno.
+ * For loops that are the same with any engine. ioq_begin() starts a transfer, and a
+ * synchronous engine does all of it. ioq_end() waits for all of them. 0 or -errno.
  */
 int ioq_begin(struct ioq *q, unsigned int tag, int fd, bool write, void *buf, size_t len,
 	      off_t pos, long *res);

@@ -440,7 +440,7 @@ static int hold_pages(struct ioq *q, void *p, size_t len)
 {
 	struct iovec iov = { p, len };
 
-	return ring_buffers_flags(&q->ring, &iov, 1, NULL, 0);
+	return ring_buffers_flags(&q->ring, &iov, 1, 0);
 }
 
 /* How many there are. Where there are page tables no huge page is tried. */

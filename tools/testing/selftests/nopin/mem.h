@@ -10,8 +10,8 @@ ssize_t pat_check(const void *buf, size_t len, uint64_t seed, off_t pos);
 /* The same for one byte value all over */
 ssize_t byte_check(const void *buf, size_t len, unsigned char val);
 /*
- * Do the bytes of @p each come from the pattern of one of the @nr seeds? This is what a
- * child has, whose pages were copied while a device wrote to them.
+ * Does each byte of @p come from the pattern of one of the @nr seeds? So it is in a child,
+ * if fork() copied a page while a device wrote to it.
  */
 bool pat_mixed(const char *p, size_t len, const uint64_t *seeds, int nr, off_t pos);
 
@@ -49,7 +49,7 @@ void mem_put(struct mem *m);
 
 /* New anonymous memory without any pages, or MAP_FAILED */
 char *anon_map(size_t len);
-/* So much address space, of which nothing can be used, from a multiple of @align on */
+/* Address space without memory, PROT_NONE. It begins at a multiple of @align */
 char *space_get(size_t len, size_t align);
 
 /* The mapping that has this name, as "[stack]", or NULL */
@@ -68,8 +68,8 @@ int mem_node(const void *p);
 int pagemap_read(const void *p, uint64_t *entry, size_t nr);
 
 /*
- * Somebody takes free pages and fills them, so that I/O that still uses a freed page
- * shows: as a wrong byte in here, or as 0x5a on the disk.
+ * Takes free pages and fills them. If I/O still uses a page that was freed, a byte in
+ * here is wrong, or the disk gets a GRAB_BYTE.
  */
 #define GRAB_BYTE	0x5a
 

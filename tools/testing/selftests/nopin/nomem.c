@@ -154,6 +154,7 @@ static void left_check(struct __test_metadata *_metadata)
 /* What a try tells the test: a process of its own */
 struct report {
 	bool failed;		/* an allocation has */
+	bool ends;		/* in this the process ends: see what is left to be counted */
 	long ret;
 	char error[160];
 };
@@ -183,6 +184,8 @@ static int fail_begin(void)
 static bool try_it(struct __test_metadata *_metadata,
 		   void (*try)(void *arg, unsigned int nth), void *arg, unsigned int nth)
 {
+	siginfo_t info;
+	char path[64];
 	pid_t pid;
 
 	memset(r, 0, sizeof(*r));
@@ -191,6 +194,10 @@ static bool try_it(struct __test_metadata *_metadata,
 		try(arg, nth);
 		_exit(0);
 	}
+	waitid(P_PID, pid, &info, WEXITED | WNOWAIT);
+	snprintf(path, sizeof(path), "/proc/%d/fail-nth", pid);
+	if (r->ends)
+		r->failed = sysfs_get(path) == 0;
 	if (child_reap(pid))
 		error("died");
 	EXPECT_STREQ("", r->error) TH_LOG("allocation %u", nth);
@@ -310,7 +317,7 @@ static long io_run(struct io *io)
 	long ret = 0;
 
 	if (way->eng == ENG_URING_FIXED && !io->registered) {
-		ret = ring_buffers_flags(&io->q.ring, io->iov, 1, NULL, io->flags);
+		ret = ring_buffers_flags(&io->q.ring, io->iov, 1, io->flags);
 		if (ret)
 			return ret;
 		io->registered = true;
@@ -659,6 +666,8 @@ static void try_change(void *arg, unsigned int nth)
 		error("setup: %s", strerror(-ret));
 		return;
 	}
+	/* Nobody can try again if the process ends */
+	r->ends = c->op == OP_EXIT;
 	fail_arm(nth);
 	ret = change_run(c);
 	r->failed = fail_disarm();
@@ -723,17 +732,24 @@ FIXTURE_TEARDOWN(change)
 	flight_close(&self->f);
 }
 
-TEST_F_TIMEOUT(change, nth, 600)
+static void change_sweep(struct __test_metadata *_metadata, struct flight *f,
+			 enum op_id op, enum engine eng, unsigned int every)
 {
-	struct change c = { .f = &self->f, .op = variant->op, .eng = variant->eng };
-	unsigned int step = getenv("NOPIN_LONG") ? 1 : variant->step;
+	struct change c = { .f = f, .op = op, .eng = eng };
+	unsigned int step = getenv("NOPIN_LONG") ? 1 : every;
 	unsigned int nth, nr = 0, errors = 0, misses = 0;
 	unsigned long pinned = vmstat("nopin_pinned");
 	bool ok;
 
 	for (nth = 1, ok = true; ok && misses < END_AFTER && nth < MAX_NTH; nth += step) {
+		char *grab;
+
 		ok = try_it(_metadata, try_change, &c, nth);
-		ASSERT_EQ(0, gate_idle(&self->f.gate));
+		grab = grab_some();
+		ASSERT_EQ(0, gate_idle(&f->gate));
+		EXPECT_EQ(-1, byte_check(grab, 4 * BUFFER, GRAB_BYTE))
+			TH_LOG("a page of others has changed: allocation %u", nth);
+		munmap(grab, 4 * BUFFER);
 		nr += r->failed;
 		errors += r->failed && r->ret < 0;
 		misses = r->failed ? 0 : misses + 1;
@@ -747,7 +763,10 @@ TEST_F_TIMEOUT(change, nth, 600)
 	left_check(_metadata);
 }
 
-/* The process ends: nobody can try again */
+TEST_F_TIMEOUT(change, nth, 600)
+{
+	change_sweep(_metadata, &self->f, variant->op, variant->eng, variant->step);
+}
 
 FIXTURE(end) {
 	struct flight f;
@@ -769,35 +788,7 @@ FIXTURE_TEARDOWN(end)
 
 TEST_F_TIMEOUT(end, exit, 300)
 {
-	struct change c = { .f = &self->f, .eng = ENG_URING };
-	unsigned int nth = 0, nr = 0, misses = 0;
-	char path[64], *grab;
-
-	do {
-		siginfo_t info;
-		pid_t pid = fork();
-
-		nth++;
-		if (!pid) {
-			if (change_init(&c))
-				_exit(1);
-			fail_arm(nth);
-			_exit(0);
-		}
-		/* What is left to be counted is known until it is reaped */
-		ASSERT_EQ(0, waitid(P_PID, pid, &info, WEXITED | WNOWAIT));
-		snprintf(path, sizeof(path), "/proc/%d/fail-nth", pid);
-		misses = sysfs_get(path) ? misses + 1 : 0;
-		nr += !misses;
-		ASSERT_EQ(0, child_reap(pid)) TH_LOG("allocation %u", nth);
-		grab = grab_some();
-		ASSERT_EQ(0, gate_idle(&self->f.gate));
-		EXPECT_EQ(-1, byte_check(grab, 4 * BUFFER, GRAB_BYTE))
-			TH_LOG("a page of others has changed: allocation %u", nth);
-		munmap(grab, 4 * BUFFER);
-	} while (misses < END_AFTER && nth < MAX_NTH);
-	note("%u allocations", nr);
-	left_check(_metadata);
+	change_sweep(_metadata, &self->f, OP_EXIT, ENG_URING, 1);
 }
 
 /* ---- many allocations that fail ---- */

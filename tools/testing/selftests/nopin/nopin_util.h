@@ -10,11 +10,10 @@
  *	ops.h		what can be done to memory while a device works on it
  *	proc.h		children, threads, cgroups
  *
- * Each test is a process of its own. What it does not give back, its end gives back:
- * memory, files, rings, cgroups of children. What outlives it is for a teardown: settings
- * in sysfs, a gate that is shut, file systems that are mounted.
- *
- * The harness calls a teardown only when the setup has come to its end.
+ * The harness runs each test in a process of its own. The kernel takes back the memory,
+ * the files and the rings of that process when it ends, so no test has to. A teardown
+ * undoes what outlives the process: it writes settings back, opens a gate, unmounts a
+ * file system. The harness calls it only if the setup succeeded.
  */
 #ifndef NOPIN_UTIL_H
 #define NOPIN_UTIL_H

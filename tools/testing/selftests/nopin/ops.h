@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What can be done to memory while a device works on it, by its process, by another
- * process, or by the kernel for the sake of the system. lifetime.c, throttle.c, edges.c,
- * nomem.c, reclaim.c, matrix.c and others choose from this table, and know what has to
- * come of it.
+ * What a process, another process or the kernel can do to memory while a device works on
+ * it. This is the one list of these operations. lifetime.c, throttle.c, edges.c, nomem.c,
+ * reclaim.c, matrix.c and others take operations from it, and say what has to come of
+ * them in the case that they test.
  */
 #ifndef NOPIN_OPS_H
 #define NOPIN_OPS_H
@@ -30,15 +30,15 @@ struct area {
 };
 
 enum op_id {
-	/* The process itself, to its mapping */
+	/* A process changes its own mapping */
 	OP_MUNMAP, OP_MUNMAP_MIDDLE, OP_MMAP_OVER, OP_MREMAP, OP_PROTECT_READ,
 	OP_PROTECT_NONE, OP_MLOCK, OP_DONTNEED, OP_FREE, OP_COLD,
 	OP_UFFD_PROTECT, OP_UFFD_UNPROTECT,
-	/* The process itself, which is gone then */
+	/* A process ends, or becomes another program */
 	OP_EXIT, OP_EXEC,
-	/* Anybody, to the file */
+	/* Somebody changes the file, or writes it back */
 	OP_FSYNC, OP_SYNCFS, OP_TRUNCATE, OP_CUT, OP_PUNCH, OP_REMOVE,
-	/* Anybody, to the pages */
+	/* Somebody has the kernel move, take, protect or merge the pages */
 	OP_MOVE_PAGES, OP_PAGEOUT, OP_COLLAPSE, OP_SOFT_DIRTY,
 	OP_SOFT_OFFLINE, OP_HWPOISON, OP_COMPACT,
 	NR_OPS

@@ -245,7 +245,7 @@ static int queue_begin(const struct kind *k)
 
 	if (ret || k->rsrc_flags == NO_BUFFER)
 		return ret;
-	ret = ring_buffers_flags(&q.ring, &iov, 1, NULL, k->rsrc_flags);
+	ret = ring_buffers_flags(&q.ring, &iov, 1, k->rsrc_flags);
 	if (ret)
 		ioq_exit(&q);
 	return ret;

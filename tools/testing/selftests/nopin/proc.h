@@ -3,7 +3,7 @@
 #ifndef NOPIN_PROC_H
 #define NOPIN_PROC_H
 
-/* A child that does as it is told. It is killed when its parent ends */
+/* A child that does as it is told. The kernel kills it when its parent ends */
 struct proc {
 	pid_t pid;
 	int to, from;
@@ -12,10 +12,10 @@ struct proc {
 typedef void proc_main(int in, int out, void *arg);
 
 int proc_start(struct proc *p, proc_main *main, void *arg);
-/* In the child: say something, and wait for the word to go on */
+/* The child calls these: it says a number, and waits until it may go on */
 void say(int out, long val);
 void await(int in);
-/* In its parent: the word, and what the child says. Once it has ended: -EPIPE */
+/* Its parent lets it go on, and hears the number. -EPIPE if the child has ended */
 int tell(struct proc *p);
 long hear(struct proc *p);
 /* The status of the child when it has ended */

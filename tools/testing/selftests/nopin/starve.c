@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whoever waits for a buffer waits for the device, not for the task that does
- * the I/O: pages are given back when the bio ends, wherever that is, and not
- * when the submitter gets to run again (R5). mprotect() is who waits, as it wants
- * nobody to write to the memory when it is done.
+ * An invalidation waits for the device, not for the task that does the I/O: the kernel
+ * gives pages back when the bio ends, wherever that is, and not when the submitter gets to
+ * run again (R5). Here mprotect() waits, as nobody may write to the memory when it is done.
  */
 #include <sched.h>
 
@@ -15,21 +14,6 @@
 #define BOUND_MS	800
 #define HOG_MS		3000
 #define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
-
-struct reader {
-	int fd;
-	char *buf;
-	long ret;
-};
-
-static void *reader_thread(void *arg)
-{
-	struct reader *r = arg;
-
-	pin_to_cpu(1);
-	r->ret = pread(r->fd, r->buf, LEN, 0);
-	return NULL;
-}
 
 /* Keeps everybody else but interrupts away from the reader's CPU */
 static void *hog_thread(void *arg)
@@ -51,53 +35,52 @@ static void *hog_thread(void *arg)
 
 TEST(submitter)
 {
-	unsigned long wait, pinned;
-	struct reader r = { 0 };
 	char runtime[32] = "";
-	pthread_t rth, hth;
-	uint64_t start, took;
-	struct gate gate;
+	struct flight f;
 	int hogging = 0;
+	cpu_set_t cpu1;
+	struct area a;
 	struct mem m;
+	pthread_t th;
+	long took;
 
 	NEED("NOPIN_HELD");
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "needs two processors");
 	ASSERT_EQ(0, wait_ms_set(LONG_WAIT_MS));
-	ASSERT_EQ(0, gate_init(&gate, "NOPIN_HELD"));
+	ASSERT_EQ(0, flight_open(&f, "NOPIN_HELD"));
 	ASSERT_EQ(0, mem_get(&m, MEM_ANON, LEN));
+	a = (struct area) { m.p, LEN, -1 };
+	flight_set(&f, m.p, 1, LEN, LEN);
+	ASSERT_EQ(0, flight_engine(&f, ENG_PSYNC));
+	ASSERT_EQ(0, flight_prepare(&f, false));
 	/* Real-time tasks leave some time to others, unless told not to */
 	ASSERT_EQ(0, sysfs_read(RT_RUNTIME, runtime, sizeof(runtime)));
 	ASSERT_EQ(0, sysfs_write(RT_RUNTIME, "-1"));
 
 	pin_to_cpu(0);
-	/* Not with the other CPU busy: it is asked for its share of the counters */
-	wait = vmstat("nopin_wait");
-	pinned = vmstat("nopin_pinned");
-	r.fd = gate.t.fd;
-	r.buf = m.p;
-	ASSERT_EQ(0, gate_shut(&gate, GATE_WAIT, 0));
-	ASSERT_EQ(0, pthread_create(&rth, NULL, reader_thread, &r));
-	ASSERT_EQ(0, gate_held(&gate, 1));
-	ASSERT_EQ(0, pthread_create(&hth, NULL, hog_thread, &hogging));
+	/* The reader sleeps. When the read has ended it may run where the hog is */
+	ASSERT_EQ(0, flight_start(&f, GATE_WAIT, 0));
+	CPU_ZERO(&cpu1);
+	CPU_SET(1, &cpu1);
+	ASSERT_EQ(0, pthread_setaffinity_np(f.th[0], sizeof(cpu1), &cpu1));
+	ASSERT_EQ(0, pthread_create(&th, NULL, hog_thread, &hogging));
 	while (!__atomic_load_n(&hogging, __ATOMIC_ACQUIRE))
 		usleep(1000);
 	EXPECT_EQ(1, hogging);
 
-	start = now_ms();
-	EXPECT_EQ(0, mprotect(m.p, LEN, PROT_READ));
-	took = now_ms() - start;
-	gate_open(&gate);
-	note("mprotect took %u ms", (unsigned int)took);
+	took = op_timed(OP_PROTECT_READ, &a);
+	gate_open(&f.gate);
+	note("mprotect took %ld ms", took);
 
-	pthread_join(hth, NULL);
-	pthread_join(rth, NULL);
+	pthread_join(th, NULL);
+	EXPECT_EQ(0, flight_reap(&f));
 	sysfs_write(RT_RUNTIME, runtime);
-	EXPECT_EQ(LEN, r.ret);
+	EXPECT_LE(0, took);
 	EXPECT_GT(BOUND_MS, took);
-	EXPECT_EQ(wait + nopin(), vmstat("nopin_wait"));
-	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
-	gate_exit(&gate);
+	EXPECT_EQ(f.wait + nopin(), vmstat("nopin_wait"));
+	EXPECT_EQ(f.pinned, vmstat("nopin_pinned"));
+	flight_close(&f);
 	wait_ms_set(DEFAULT_WAIT_MS);
 }
 

@@ -11,8 +11,8 @@ struct target {
 };
 
 /*
- * @env names the variable that holds the device or the directory, where the file is
- * of @size bytes. What is in it is unknown.
+ * The variable @env names the device or the directory. In a directory the target is a
+ * file of @size bytes. What is in it is unknown.
  */
 int target_open(struct target *t, const char *env, size_t size);
 void target_close(struct target *t);
@@ -24,12 +24,12 @@ int target_fill(struct target *t, size_t len, uint64_t seed, off_t pos);
 ssize_t target_check(struct target *t, size_t len, uint64_t seed, off_t pos);
 
 /*
- * The throttled disk: its data moves when a request's turn has come, at the end
- * of the time in flight. slow_prime() uses up the burst that the throttle lets
- * through and puts some requests ahead of those to come, so that these stay in
- * flight for about @head_ms at least. Reads and writes queue separately: @write
- * tells which are to come. QEMU merges requests for adjacent sectors, so leave
- * gaps between them. The end of the disk belongs to slow_prime().
+ * The throttled disk. QEMU moves the data of a request when its turn has come, at the
+ * end of its time in flight. slow_prime() uses up the burst that the throttle lets
+ * through, and queues some requests ahead of those of the test. So these stay in flight
+ * for about @head_ms at least. Reads and writes queue separately: @write says which the
+ * test sends. QEMU merges requests for adjacent sectors, so leave gaps between them. The
+ * end of the disk belongs to slow_prime().
  */
 struct slow {
 	struct target t;
@@ -42,9 +42,9 @@ int slow_open(struct slow *s, const char *env);
 int slow_prime(struct slow *s, bool write, unsigned int head_ms);
 void slow_close(struct slow *s);
 
-/* Where the pages of a file are on its disk, in bytes; 0 for one that is nowhere */
+/* The position on the disk of each page of a file, 0 if it has none. @sync writes it first */
 int file_blocks(int fd, uint64_t *at, size_t nr, bool sync);
-/* Read them from there; zeros for those that are nowhere */
+/* Reads the pages from there. Those without a position are zeros */
 int blocks_read(int disk, const uint64_t *at, size_t nr, char *buf);
 
 /*
@@ -63,11 +63,11 @@ struct fs {
 int fs_make(struct fs *fs, const char *dev, enum fs_type type, const char *mkfs,
 	    const char *options);
 int fs_mount(struct fs *fs);
-/* Nobody has a file open there, but perhaps a moment ago */
+/* Tries again for a while: somebody may just have closed a file */
 int fs_umount(struct fs *fs);
-/* A file of it, made if it is not there: its descriptor, or -errno */
+/* Opens a file, or makes it: a descriptor or -errno */
 int fs_open(struct fs *fs, const char *name);
-/* 0 if the file system is in order. It is not mounted then */
+/* Unmounts it and runs fsck: 0 if it is in order */
 int fs_check(struct fs *fs);
 void fs_put(struct fs *fs);
 
