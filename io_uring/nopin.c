@@ -3,14 +3,14 @@
  * Fixed buffers without pins.
  *
  * Such a buffer is a range of addresses of the mm that registered it, not a set
- * of pages. An I/O is given plain user memory; what makes it as fast as with a
- * pinned buffer is that direct I/O keeps the translations of memory that it
- * uses again and again, see mm/nopin/cache.c. Whatever else a file does with a
- * buffer, copying or pinning it, works without having heard of any of this.
+ * of pages. I/O gets plain user memory. It is about as fast as with a pinned
+ * buffer, because direct I/O keeps the translations of memory that it uses again
+ * and again, see mm/nopin/cache.c. Files that copy or pin the buffer work
+ * unchanged.
  *
  * Plain user memory is that of the task which issues the request. A ring can
- * end up with tasks of another mm, by fork or through a socket; for these the
- * memory is pinned, for one request.
+ * end up with tasks of another mm, by fork or through a socket. For these
+ * io_nopin_foreign() pins the memory, for one request.
  */
 
 #include <linux/fs.h>
@@ -31,8 +31,8 @@
 /**
  * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
  *
- * Return: whether it may. If not, it is told what a kernel would tell it that
- * does not know the flag.
+ * Return: whether it may. If not, it gets -EINVAL, as from a kernel that does not
+ * know the flag.
  */
 bool io_nopin_flag_allowed(void)
 {
@@ -44,7 +44,7 @@ bool io_nopin_flag_allowed(void)
  * @ctx: the ring
  * @flags: what the program gave with the table
  *
- * Remembered for buffers that are put into the table later. To be called before
+ * Holds for buffers that are put into the table later as well. To be called before
  * the table is made; changes nothing if there is one.
  *
  * Context: Process context with @ctx->uring_lock held.
@@ -82,9 +82,9 @@ static int io_nopin_mapped(struct mm_struct *mm, unsigned long start,
  * @iov: address and length, checked by io_buffer_validate(), not empty
  * @pimu: set to the buffer
  *
- * Takes about the same time whatever the length: no page is looked at. That all
- * of it is mapped is asked for, as with pinned buffers, so that programs learn of
- * their mistakes early.
+ * Takes about the same time whatever the length, as it looks at VMAs, not at
+ * pages. All of the buffer must be mapped, as with pinned buffers, so that programs
+ * learn of their mistakes early.
  *
  * Context: Process context, may sleep.
  *
@@ -104,8 +104,8 @@ int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
 	if (ret)
 		return ret;
 	/*
-	 * The program has asked for it, so none of its I/O is pinned at first;
-	 * unless a signal is pending, as which task work counts.
+	 * The program has asked for it, so its first I/Os are not pinned. They
+	 * are if a signal is pending now; task work counts as one.
 	 */
 	ret = nopin_mm_create(mm);
 	if (ret && ret != -EINTR)
@@ -168,7 +168,7 @@ static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 		ret = ret ?: -EFAULT;
 		goto unpin;
 	}
-	/* As pinned buffers are: these pins may stay for as long */
+	/* Charged like pinned buffers: these pins may stay for as long */
 	ret = ctx->user ? __io_account_mem(ctx->user, nr) : 0;
 	if (ret)
 		goto unpin;
@@ -180,7 +180,7 @@ static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 	imu->len = len;
 	imu->nr_bvecs = nr;
 	imu->folio_shift = PAGE_SHIFT;
-	/* It may be a file's, and that be written back in the meantime */
+	/* A page of a file may be written back, and cleaned, meanwhile */
 	imu->dirty = ddir == ITER_DEST;
 	refcount_set(&imu->refs, 1);
 	for (i = 0; i < nr; i++) {
@@ -208,9 +208,9 @@ fail:
  * @addr: address within the buffer
  * @len: number of bytes
  *
- * The pins belong to the resource node of the requests that are being prepared,
- * as if the buffer had been registered and was unregistered now: they go when
- * these requests and earlier ones have ended.
+ * The pins hang on the current resource node, as a buffer does that is being
+ * unregistered: they are dropped when the requests of this node and of earlier
+ * ones have ended.
  *
  * Context: Process context with @ctx->uring_lock held, may sleep. The request
  * holds a reference to @ctx->rsrc_node.
@@ -240,7 +240,7 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 		return -EFAULT;
 	}
 	pinned = io_nopin_pin(ctx, mm, ddir, addr, len);
-	/* Not here, with the lock held, if it is the last one */
+	/* The last mmput() must not tear down the mm with the lock held */
 	mmput_async(mm);
 	if (IS_ERR(pinned)) {
 		io_rsrc_node_destroy(ctx, next);
@@ -259,7 +259,7 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 }
 
 /**
- * io_nopin_release - give up what a buffer has from this file
+ * io_nopin_release - drop the mm of a buffer, or unpin its dirty pages
  * @imu: buffer without users
  *
  * Context: Process context, may sleep.
@@ -285,7 +285,7 @@ void io_nopin_release(struct io_mapped_ubuf *imu)
  *
  * Context: Process context with the uring_lock of the ring held.
  *
- * Return: whether it has; empty slots are left to the caller.
+ * Return: whether it has. Not for an empty slot, which is left to the caller.
  */
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu)
