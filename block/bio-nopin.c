@@ -277,7 +277,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
 		if (!len)
 			break;
-		/* With a page in each bio_vec */
+		/* In case each page takes a bio_vec */
 		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
 

@@ -138,7 +138,7 @@ bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr)
 	/* A kernel thread that uses the mm does not run task work */
 	if (current->flags & PF_KTHREAD)
 		return false;
-	/* What a pin costs for each I/O, the locks cost for each mapping */
+	/* The locks cost per mapping about what a pin costs per I/O */
 	nr = atomic_inc_return(&mm->nopin_first);
 	if (nr >= 0 && nr >= limit + READ_ONCE(mm->map_count))
 		nopin_mm_want(mm, addr);

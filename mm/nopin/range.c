@@ -169,7 +169,7 @@ static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 }
 
 /**
- * nopin_chunk_free - free the states of 512 pages if nobody uses them
+ * nopin_chunk_free - free the states of 512 pages if no I/O uses them
  * @chunk: the chunk
  *
  * Closes all pages, and sees by the same atomics whether any is in use. If so
@@ -315,7 +315,7 @@ static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 			continue;
 		closed &= ~nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) &
 			  ~nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
-		/* Nobody else opens or closes: the caller has the range lock */
+		/* Counts may change; CLOSED not, as we have the range lock */
 		do {
 			new = (old & ~closed) | closed >> 1;
 		} while (!atomic64_try_cmpxchg(word, &old, new));
