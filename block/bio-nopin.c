@@ -529,10 +529,10 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
  * either case. If the I/O is prompt, the caller must do so in the bio's end_io,
  * and must submit the bio with nothing in between that may sleep.
  *
- * With IOCB_NOWAIT the bio is pinned instead of waiting for invalidations, as some
- * callers can no longer report -EAGAIN. With IOCB_NOPIN_AGAIN this returns
- * -EAGAIN, also instead of waiting for page faults, and the caller tries again
- * where it can wait.
+ * With IOCB_NOWAIT this pins instead of waiting for an invalidation, as some
+ * callers can no longer report -EAGAIN. With IOCB_NOPIN_AGAIN it returns -EAGAIN
+ * instead of waiting for an invalidation or a page fault, and the caller tries
+ * again where it can wait.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep, as
  * bio_iov_iter_get_pages() does.

@@ -18,8 +18,8 @@
  * it? If another page is mapped now than the bio_vec names, an invalidation has
  * closed the address in both directions. It has waited until no bio used the
  * address; or it has pinned the page, and then nopin_open() did not open the
- * address before the last of these bios was gone. Since then the address was OLD,
- * so no bio has entered it. Hence none points to the bio_vec. A bio_vec that is
+ * address before the last of these bios was gone. Since then the address has been
+ * OLD, so no bio has entered it. Hence none points to the bio_vec. A bio_vec that is
  * right already is not written.
  */
 
@@ -38,8 +38,8 @@
 static struct list_lru nopin_lru;
 
 /*
- * Chunks that no I/O has used for once or twice as long are freed. Each time, I/O
- * has to look up once more what is in use, hence not often.
+ * Chunks that no I/O has used for one to two times this long are freed. After each
+ * round I/O has to look up again what it uses, so not often.
  */
 #define NOPIN_IDLE	(300 * HZ)
 static void nopin_idle(struct work_struct *work);
@@ -147,14 +147,14 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 }
 
 /**
- * nopin_count_known - how many pages have translations?
+ * nopin_count_known - how many pages have known translations?
  * @chunk: chunk of the pages
  * @page: index in @chunk of the first page
  * @end: index behind the last page
  *
  * Context: Any, within rcu_read_lock().
  *
- * Return: the number of pages with a translation for either direction.
+ * Return: the number of pages with a translation that is known for either direction.
  */
 unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
 				unsigned int end)

@@ -236,7 +236,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 }
 
 /**
- * nopin_mm_count_known - how many pages have translations?
+ * nopin_mm_count_known - how many pages have known translations?
  * @mm: mm that the caller uses (mm_users)
  * @addr: user address, untagged
  * @len: number of bytes
