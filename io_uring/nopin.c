@@ -302,7 +302,7 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 	}
 	if (mmget_not_zero(mm)) {
 		nr = nopin_mm_count_known(mm, untagged_addr((unsigned long)imu->ubuf),
-					   imu->len);
+					  imu->len);
 		/* As above */
 		mmput_async(mm);
 	}

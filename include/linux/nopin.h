@@ -110,7 +110,7 @@ int nopin_mm_create(struct mm_struct *mm);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
-				   size_t len);
+				  size_t len);
 
 #else /* !CONFIG_NOPIN */
 

@@ -157,7 +157,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
  * Return: the number of pages with a translation that is known for either direction.
  */
 unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-				unsigned int end)
+			       unsigned int end)
 {
 	unsigned int nr = 0;
 

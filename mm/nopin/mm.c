@@ -246,7 +246,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
  * Return: the number of pages whose translation is known.
  */
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
-				   size_t len)
+				  size_t len)
 {
 	struct nopin_chunk *chunk;
 	unsigned int nr = 0;
@@ -258,7 +258,7 @@ unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 		chunk = nopin_mm_chunk(mm, addr);
 		if (chunk)
 			nr += nopin_count_known(chunk, nopin_start(addr),
-						 nopin_start(addr + piece - 1) + 1);
+						nopin_start(addr + piece - 1) + 1);
 	}
 	rcu_read_unlock();
 	return nr;

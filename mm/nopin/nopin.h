@@ -520,7 +520,7 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
 unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-				unsigned int end);
+			       unsigned int end);
 
 #ifdef CONFIG_LOCKDEP
 void nopin_window_wait(void);
