@@ -14,7 +14,7 @@ VM := tools/testing/vm
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
 	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
-	@echo 'make check           all the tests'
+	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests, as CI does'
 	@echo 'make check-mutants   break each rule: does a test notice?'
 	@echo 'make check-long      what takes too long for make check'
 	@echo
@@ -50,8 +50,9 @@ demo: deps
 bench: deps
 	@bench/run
 
+# ALSO=kasan: more groups, see tools/testing/vm/check --list
 check: deps
-	@$(VM)/check
+	@$(VM)/check check $(ALSO)
 
 check-mutants: deps
 	@$(VM)/check mutants

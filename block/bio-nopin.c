@@ -14,8 +14,6 @@
 
 #include <linux/bio.h>
 #include <linux/blkdev.h>
-#include <linux/nopin.h>
-#include <linux/nopin_state.h>
 #include <linux/sched.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -23,6 +21,7 @@
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
+#include "../mm/nopin/nopin.h"
 #include "blk.h"
 
 /*
@@ -275,11 +274,11 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		bool entered;
 		size_t len;
 
-		len = bio_nopin_next(iter, &pos, NOPIN_CACHE_SIZE, &addr);
+		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
 		if (!len)
 			break;
 		/* With a page in each bio_vec */
-		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
 
 		/* Until the pages are entered */
@@ -323,7 +322,7 @@ fail:
 
 /*
  * Whatever may sleep, for one piece of @iter that does not cross a multiple of
- * NOPIN_CACHE_SIZE: fault it in, and open its pages. -ENXIO if later I/O may do
+ * NOPIN_CHUNK_SIZE: fault it in, and open its pages. -ENXIO if later I/O may do
  * without pins; other errors are those of nopin_open() and nopin_fault().
  */
 static int bio_nopin_prepare_piece(const struct iov_iter *iter,
@@ -378,7 +377,7 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 	int ret;
 
 	while ((len = bio_nopin_next(iter, &pos, room, &addr))) {
-		len = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		ret = bio_nopin_prepare_piece(iter, addr, len,
 					      bio_nopin_dir(bio), nowait, again);
 		if (ret)

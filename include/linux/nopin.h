@@ -8,8 +8,10 @@
 #define _LINUX_NOPIN_H
 
 #include <linux/huge_mm.h>
+#include <linux/jump_label.h>
 #include <linux/mm.h>
-#include <linux/nopin_types.h>
+
+struct nopin_range;
 
 /**
  * enum nopin_dir - which way a device moves data
@@ -67,10 +69,31 @@ enum nopin_io_uring {
 	NOPIN_NR_IO_URING
 };
 
-/* Translations are kept per piece of this size and alignment */
-#define NOPIN_CACHE_SIZE	(512UL << PAGE_SHIFT)
+/**
+ * struct nopin_extent - pages that a bio has entered
+ * @range: the range the pages belong to
+ * @many: array of extents, where one is not enough
+ * @first: index of the first page within @range; with @many, its capacity
+ * @nr: number of pages; with @many, the number of extents
+ * @other: the I/O is not prompt
+ * @is_array: @many is valid, not @range
+ *
+ * Embedded in struct bio and kept small for that.
+ */
+struct nopin_extent {
+	union {
+		struct nopin_range	*range;
+		struct nopin_extent	*many;
+	};
+	unsigned int	first;
+	unsigned int	nr : 30;
+	unsigned int	other : 1;
+	unsigned int	is_array : 1;
+};
 
 #ifdef CONFIG_NOPIN
+
+DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
 
 extern enum nopin_io_uring nopin_io_uring;
 
@@ -82,21 +105,11 @@ static inline void nopin_mm_init(struct mm_struct *mm)
 }
 
 void nopin_mm_exit(struct mm_struct *mm);
-bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr);
-void nopin_mm_want(struct mm_struct *mm, unsigned long addr);
 int nopin_mm_create(struct mm_struct *mm);
-struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
-
-int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
-	       enum nopin_dir dir, bool nowait);
-int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
-		enum nopin_dir dir);
-bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir);
 unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
-void nopin_count_fallback(enum nopin_fallback cause);
 
 #else /* !CONFIG_NOPIN */
 
@@ -109,6 +122,14 @@ static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 }
 
 #endif /* CONFIG_NOPIN */
+
+#if defined(CONFIG_NOPIN) && defined(CONFIG_LOCKDEP)
+void nopin_window_begin(void);
+void nopin_window_end(void);
+#else
+static inline void nopin_window_begin(void) { }
+static inline void nopin_window_end(void) { }
+#endif
 
 #ifdef CONFIG_MMU
 /*

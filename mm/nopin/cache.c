@@ -39,7 +39,6 @@
 #include <linux/bitops.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
-#include <linux/nopin.h>
 #include <linux/page_idle.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>

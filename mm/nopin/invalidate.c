@@ -35,7 +35,6 @@
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
-#include <linux/nopin.h>
 #include <linux/sched.h>
 
 #include "nopin.h"

@@ -13,7 +13,6 @@
 
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
-#include <linux/nopin.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>
@@ -221,8 +220,8 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 		return false;
 	rcu_read_lock();
 	for (; start < end && !busy; start = next) {
-		next = min(end, round_down(start, NOPIN_CACHE_SIZE) +
-				NOPIN_CACHE_SIZE);
+		next = min(end, round_down(start, NOPIN_CHUNK_SIZE) +
+				NOPIN_CHUNK_SIZE);
 		chunk = nopin_mm_chunk(mm, start);
 		stop = nopin_start(next - 1) + 1;
 		for (dir = 0; chunk && dir < NOPIN_NR_DIRS; dir++)
@@ -255,7 +254,7 @@ unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 
 	rcu_read_lock();
 	for (; len; addr += piece, len -= piece) {
-		piece = min(len, NOPIN_CACHE_SIZE - addr % NOPIN_CACHE_SIZE);
+		piece = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		chunk = nopin_mm_chunk(mm, addr);
 		if (chunk)
 			nr += nopin_count_cached(chunk, nopin_start(addr),

@@ -1,12 +1,400 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of mm/nopin/ and their tests share.
+ * What the files of mm/nopin/, their tests and block/bio-nopin.c share: page states,
+ * the few steps that every I/O takes, inline, and what they call besides.
  */
 #ifndef __MM_NOPIN_H
 #define __MM_NOPIN_H
 
-#include <linux/nopin_state.h>
+#include <linux/atomic.h>
+#include <linux/bits.h>
+#include <linux/bvec.h>
+#include <linux/list.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/nopin.h>
+#include <linux/rcupdate.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
 #include <linux/time64.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+/*
+ * A page has one byte per direction: the number of bios that have entered it,
+ * and two bits that keep further ones out: one while its mapping may be changing,
+ * and one until its translation was looked up. Eight bytes make an atomic64.
+ */
+#define NOPIN_PAGE_BITS		8
+#define NOPIN_PAGES_PER_WORD	(64 / NOPIN_PAGE_BITS)
+#define NOPIN_PAGE_CLOSED	0x80
+#define NOPIN_PAGE_OLD		0x40
+#define NOPIN_PAGE_MAX		0x3f
+#define NOPIN_ONES		0x0101010101010101ULL
+#define NOPIN_CLOSED		(NOPIN_ONES * NOPIN_PAGE_CLOSED)
+#define NOPIN_OLD		(NOPIN_ONES * NOPIN_PAGE_OLD)
+#define NOPIN_COUNTS		(NOPIN_ONES * NOPIN_PAGE_MAX)
+
+/* States and translations are allocated for pieces of this size and alignment */
+#define NOPIN_CHUNK_PAGES	512
+#define NOPIN_CHUNK_SIZE	(512UL << PAGE_SHIFT)
+#define NOPIN_CHUNK_WORDS	(NOPIN_CHUNK_PAGES / NOPIN_PAGES_PER_WORD)
+
+/* What has one bit per page */
+#define NOPIN_BITS_PER_WORD	64U
+#define NOPIN_CHUNK_BITMAP	(NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD)
+
+/* How much of the address space one range covers */
+#define NOPIN_MM_SHIFT		30
+#define NOPIN_MM_SLOTS		64
+
+/**
+ * struct nopin_chunk - states and translations of 512 pages, allocated on their
+ *			first use
+ * @word: page states
+ * @bvec: translations: the page behind each address. Written under
+ *	  &nopin_range.lock, and only while no bio can be pointing to it, see
+ *	  cache.c. The array stays as long as the chunk.
+ * @range: the range that it is a part of
+ * @index: index in &nopin_range.chunk
+ * @other: bios in flight that are not prompt. Raised before they enter pages,
+ *	   lowered after they have left them.
+ * @apart: pages that are next to each other in memory may not share a bio_vec.
+ *	   Written under &nopin_range.lock before such pages can be entered.
+ * @walked: pages that were looked up in the page tables since all of them were
+ *	    last; from -NOPIN_CHUNK_PAGES on if that was in vain. Under
+ *	    &nopin_range.lock.
+ * @used: one bit per word; clear means that every page of the word is closed
+ *	  and was idle when it was closed. Written under &nopin_range.lock.
+ * @pinned: one bit per page; set means that the page was pinned on behalf of
+ *	    the bios that have entered it, see pin.c. The page is closed as long
+ *	    as it is set. Written under &nopin_range.lock.
+ * @lru: in the list of all chunks
+ * @round: of nopin_cache_age(), the last one that it took part in
+ * @rcu: frees the chunk when nobody can be about to enter a page or to leave one
+ */
+struct nopin_chunk {
+	atomic64_t		word[NOPIN_NR_DIRS][NOPIN_CHUNK_WORDS];
+	struct bio_vec		*bvec;
+	struct nopin_range	*range;
+	unsigned int		index;
+	atomic_t		other;
+	bool			apart;
+	int			walked;
+	u64			used[NOPIN_NR_DIRS];
+	u64			pinned[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
+	struct list_head	lru;
+	unsigned int		round;
+	struct rcu_head		rcu;
+};
+
+/**
+ * struct nopin_range - a range of user memory that I/O may use without pins
+ * @notifier: tells of changes to the mapping
+ * @lock: the user lock of the notifier's collision-retry scheme; also
+ *	  protects @chunk and most of each chunk. Taken in process context only.
+ * @wait: invalidations that wait for closed pages to become idle
+ * @draining: number of those. They hold pointers to page states, so no chunk is
+ *	      freed meanwhile. Under @lock.
+ * @late: until then (jiffies) nobody waits: I/O has been waited for in vain
+ * @crowded: until then (jiffies) no I/O waits: it has waited in vain for
+ *	     invalidations to end
+ * @ref: one for whoever has created the range, one for @unpin while it is
+ *	 queued or runs, and one while @nr_pinned is not zero
+ * @start: first address, page aligned
+ * @nr_pages: length
+ * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
+ * @unpin: drops the pins of pages that are idle
+ * @rcu: frees the range when no exit can be about to wake a waiter
+ * @chunk: page states. Written under @lock; freed after an RCU grace period.
+ */
+struct nopin_range {
+	struct mmu_interval_notifier	notifier;
+	spinlock_t			lock;	/* user lock of @notifier */
+	wait_queue_head_t		wait;
+	unsigned int			draining;
+	unsigned long			late;
+	unsigned long			crowded;
+	refcount_t			ref;
+	unsigned long			start;
+	unsigned int			nr_pages;
+	unsigned int			nr_pinned;
+	struct work_struct		unpin;
+	struct rcu_head			rcu;
+	struct nopin_chunk		*chunk[];
+};
+
+/**
+ * struct nopin_mm - the ranges of an mm that direct I/O uses
+ * @slot: ranges that were created lately, at the low bits of their index. Written
+ *	  under @lock.
+ * @ranges: all ranges, by index (address >> NOPIN_MM_SHIFT). They stay as long as
+ *	    the mm.
+ * @lock: one creation of a range at a time
+ */
+struct nopin_mm {
+	struct nopin_range	*slot[NOPIN_MM_SLOTS];
+	struct xarray		ranges;
+	struct mutex		lock;	/* creation of ranges */
+};
+
+/* The index in the range of the page at an address */
+static __always_inline unsigned int nopin_index(const struct nopin_range *range,
+						unsigned long addr)
+{
+	return (addr - range->start) >> PAGE_SHIFT;
+}
+
+static __always_inline struct nopin_chunk *
+nopin_chunk(const struct nopin_range *range, unsigned int page)
+{
+	/* Pairs with the smp_store_release() in nopin_chunk_add() */
+	return smp_load_acquire(&range->chunk[page / NOPIN_CHUNK_PAGES]);
+}
+
+/* Are the states of these pages in the same word? */
+static __always_inline bool nopin_same_word(unsigned int page, size_t nr)
+{
+	return page % NOPIN_PAGES_PER_WORD + nr <= NOPIN_PAGES_PER_WORD;
+}
+
+/* A one in the bytes of @nr pages, at least one, from @page on */
+static __always_inline u64 nopin_ones(unsigned int page, unsigned int nr)
+{
+	return NOPIN_ONES >> (NOPIN_PAGE_BITS * (NOPIN_PAGES_PER_WORD - nr)) <<
+	       (NOPIN_PAGE_BITS * (page % NOPIN_PAGES_PER_WORD));
+}
+
+/* The bytes of those pages from @page to @end that are in the word of @page */
+static __always_inline u64 nopin_bytes(unsigned int page, unsigned int end)
+{
+	unsigned int skip = page % NOPIN_PAGES_PER_WORD;
+	unsigned int left = end - page + skip;
+	u64 mask = ~0ULL << (NOPIN_PAGE_BITS * skip);
+
+	if (left < NOPIN_PAGES_PER_WORD)
+		mask &= ~(~0ULL << (NOPIN_PAGE_BITS * left));
+	return mask;
+}
+
+/* The first page of the next word */
+static __always_inline unsigned int nopin_next_word(unsigned int page)
+{
+	return round_down(page, NOPIN_PAGES_PER_WORD) + NOPIN_PAGES_PER_WORD;
+}
+
+static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
+					      unsigned int page,
+					      enum nopin_dir dir)
+{
+	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
+				 NOPIN_PAGES_PER_WORD];
+}
+
+/* Of a range of a struct nopin_mm: the index in its chunk of a page */
+static __always_inline unsigned int nopin_start(unsigned long addr)
+{
+	return (addr >> PAGE_SHIFT) % NOPIN_CHUNK_PAGES;
+}
+
+/**
+ * nopin_mm_find - find the range of an address
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address
+ *
+ * Context: Any that can use the mm. Does not sleep, and writes nothing.
+ *
+ * Return: the range, valid while the mm is in use, or NULL if it has to be
+ * created.
+ */
+static __always_inline struct nopin_range *nopin_mm_find(struct mm_struct *mm,
+							 unsigned long addr)
+{
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	struct nopin_mm *nm = smp_load_acquire(&mm->nopin);
+	unsigned long index = addr >> NOPIN_MM_SHIFT;
+	struct nopin_range *range;
+
+	if (unlikely(!nm))
+		return NULL;
+	/* Pairs with the smp_store_release() in nopin_mm_get() */
+	range = smp_load_acquire(&nm->slot[index % NOPIN_MM_SLOTS]);
+	if (likely(range && range->start >> NOPIN_MM_SHIFT == index))
+		return range;
+	return xa_load(&nm->ranges, index);
+}
+
+/* The chunk of @addr if it was used; RCU protects it until a page is entered */
+static __always_inline struct nopin_chunk *nopin_mm_chunk(struct mm_struct *mm,
+							  unsigned long addr)
+{
+	struct nopin_range *range = nopin_mm_find(mm, addr);
+
+	if (unlikely(!range))
+		return NULL;
+	return nopin_chunk(range, nopin_index(range, addr));
+}
+
+/* Add one to the counts of pages that are open and whose translations are known */
+static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
+{
+	u64 flags = ones * (NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
+	s64 old = atomic64_read(word), new;
+
+	do {
+		new = old + ones;
+		/* A count that overflows carries into OLD, so this catches it */
+		if (unlikely((old | new) & flags))
+			return false;
+		/*
+		 * A full barrier, between the count and the translation that
+		 * the caller reads. Pairs with the one in nopin_close(), and
+		 * with the one in nopin_publish().
+		 */
+	} while (!atomic64_try_cmpxchg(word, &old, new));
+	return true;
+}
+
+void nopin_exit_wake(struct nopin_range *range);
+bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
+		       unsigned int nr, enum nopin_dir dir);
+void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir);
+
+/* Returns the CLOSED bits of the pages */
+static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
+{
+	/*
+	 * A full barrier. What was done to the page comes before its count
+	 * drops. The caller's look for tasks that wait, and for pins, comes
+	 * after. Pairs with the set_current_state() in the wait_event() of
+	 * nopin_wait_idle(), and with the smp_mb() in nopin_pin_page().
+	 */
+	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
+}
+
+/* I/O that is not prompt has left the pages of a chunk, or did not get in */
+static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
+{
+	/* After the count of the last page was lowered, see nopin_enter() */
+	smp_mb__before_atomic();
+	atomic_dec(&chunk->other);
+}
+
+/* Of pages that have been entered: are they next to each other in memory? */
+static __always_inline bool nopin_contiguous(const struct nopin_chunk *chunk,
+					     unsigned int start,
+					     unsigned int nr)
+{
+	const struct bio_vec *bv = &chunk->bvec[start];
+	unsigned int i;
+
+	if (READ_ONCE(chunk->apart))
+		return false;
+	for (i = 1; i < nr; i++)
+		if (bv[i].bv_page != bv->bv_page + i)
+			return false;
+	return true;
+}
+
+/**
+ * nopin_enter - keep the mappings of some pages as they are
+ * @chunk: what nopin_mm_chunk() returned for @addr
+ * @addr: user address, untagged
+ * @nr: number of pages, at least 1; all of them of @chunk
+ * @dir: what a device is going to do with them
+ * @prompt: an invalidation may wait for the I/O
+ * @ext: set to the pages that were entered
+ *
+ * From then until nopin_exit() the pages are those that &nopin_chunk.bvec says.
+ *
+ * Nobody waits for I/O that is not prompt: an invalidation pins the pages on its
+ * behalf, or is refused, at once. So the caller may wait for anything before
+ * nopin_exit(). If it is prompt he must not, until the I/O is submitted, wait for
+ * anything that may wait for an invalidation.
+ *
+ * Context: Any context of a task that uses the mm, within rcu_read_lock() since
+ * before nopin_mm_chunk(). Does not sleep.
+ *
+ * Return: whether the pages have been entered: either all of them or none. If
+ * not, nopin_open() tells why. If so, @chunk stays until nopin_exit().
+ */
+static __always_inline bool nopin_enter(struct nopin_chunk *chunk,
+					unsigned long addr, size_t nr,
+					enum nopin_dir dir, bool prompt,
+					struct nopin_extent *ext)
+{
+	unsigned int start = nopin_start(addr);
+
+	/*
+	 * Before the count of a page is raised, which is a full barrier: an
+	 * invalidation that sees the count sees this, and does not wait.
+	 */
+	if (!prompt)
+		atomic_inc(&chunk->other);
+	if (likely(nopin_same_word(start, nr))) {
+		if (unlikely(!nopin_enter_word(nopin_word(chunk, start, dir),
+					       nopin_ones(start, nr))))
+			goto fail;
+	} else {
+		if (unlikely(!nopin_enter_words(chunk, start, nr, dir)))
+			goto fail;
+	}
+	ext->range = chunk->range;
+	ext->first = chunk->index * NOPIN_CHUNK_PAGES + start;
+	ext->nr = nr;
+	ext->other = !prompt;
+	ext->is_array = false;
+	return true;
+fail:
+	if (!prompt)
+		nopin_other_end(chunk);
+	return false;
+}
+
+/**
+ * nopin_exit - the I/O no longer uses the pages
+ * @ext: pages that have been entered; not an array. May be of several chunks.
+ * @dir: as they have been entered for
+ *
+ * Context: Any, hard interrupts included. The range may be freed by a task that
+ * waits for the last exit, so callers must not touch it again.
+ */
+static __always_inline void nopin_exit(const struct nopin_extent *ext,
+				       enum nopin_dir dir)
+{
+	struct nopin_range *range = ext->range;
+	unsigned int first = ext->first, nr = ext->nr;
+	struct nopin_chunk *chunk;
+
+	if (unlikely(ext->other || !nopin_same_word(first, nr))) {
+		nopin_exit_slow(ext, dir);
+		return;
+	}
+	/*
+	 * From the subtraction on, an invalidation may find the pages idle, and
+	 * the range may be destroyed, before we look for somebody to wake.
+	 * Pairs with the call_rcu() in nopin_range_put().
+	 */
+	rcu_read_lock();
+	chunk = nopin_chunk(range, first);
+	if (unlikely(nopin_exit_word(nopin_word(chunk, first, dir),
+				     nopin_ones(first, nr))))
+		nopin_exit_wake(range);
+	rcu_read_unlock();
+}
+
+bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr);
+void nopin_mm_want(struct mm_struct *mm, unsigned long addr);
+struct nopin_range *nopin_mm_get(struct mm_struct *mm, unsigned long addr);
+int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
+	       enum nopin_dir dir, bool nowait);
+int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
+		enum nopin_dir dir);
+bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir);
+void nopin_count_fallback(enum nopin_fallback cause);
+
+/* From here on for mm/nopin/ only */
 
 /* When that many pages of a chunk were looked up, it pays to look up all of them */
 #define NOPIN_WALK_ALL		16

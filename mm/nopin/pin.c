@@ -25,7 +25,6 @@
 
 #include <linux/bitops.h>
 #include <linux/mm.h>
-#include <linux/nopin.h>
 #include <linux/refcount.h>
 #include <linux/sched/coredump.h>
 #include <linux/vmstat.h>

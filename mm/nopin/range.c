@@ -42,7 +42,6 @@
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
-#include <linux/nopin.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -463,7 +462,7 @@ static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
 /**
  * nopin_range_create - watch a range of user memory
  * @mm: the mm
- * @start: first address, a multiple of NOPIN_CACHE_SIZE
+ * @start: first address, a multiple of NOPIN_CHUNK_SIZE
  * @nr_pages: length
  *
  * Context: Process context, with the mm in use; takes the mmap_lock for

@@ -7,7 +7,6 @@
 #include <linux/kobject.h>
 #include <linux/kstrtox.h>
 #include <linux/mm.h>
-#include <linux/nopin.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
 #include <linux/string.h>

@@ -26,7 +26,6 @@
 #include <linux/lockdep.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
-#include <linux/nopin.h>
 #include <linux/pgtable.h>
 #include <linux/pkeys.h>
 #include <linux/secretmem.h>

@@ -92,7 +92,7 @@ static void check_known(struct kunit *test, unsigned long base)
 		{ 7, PAGE_SIZE - 512, 1024 },
 		{ 62, 512, 3 * PAGE_SIZE },
 		{ 100, 0, 16 * PAGE_SIZE },
-		{ 0, 0, NOPIN_CACHE_SIZE },
+		{ 0, 0, NOPIN_CHUNK_SIZE },
 		{ NOPIN_CHUNK_PAGES - 1, 512, 512 },
 		{ 300, 1024, 200 * PAGE_SIZE },
 	};
@@ -158,7 +158,7 @@ static void test_known(struct kunit *test)
 	enum nopin_dir dir;
 	unsigned int i;
 
-	nt_write(test, addr, NOPIN_CACHE_SIZE);
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
 	/* nobody has looked for them, or for some of them */
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		KUNIT_EXPECT_EQ(test, get_known(test, io, addr, PAGE_SIZE, dir),
@@ -196,14 +196,14 @@ static void test_known_huge(struct kunit *test)
 static void test_known_border(struct kunit *test)
 {
 	const unsigned int nr = 1U << (NOPIN_MM_SHIFT - PAGE_SHIFT);
-	unsigned long middle = BORDER + NOPIN_CACHE_SIZE;
+	unsigned long middle = BORDER + NOPIN_CHUNK_SIZE;
 	struct fake_io *io = fake_io(test, true);
 	struct nopin_range *a, *b;
 	enum nopin_dir dir;
 
 	nt_map_fixed(test, BORDER - PAGE_SIZE,
-		     2 * NOPIN_CACHE_SIZE + PAGE_SIZE);
-	nt_write(test, BORDER - PAGE_SIZE, 2 * NOPIN_CACHE_SIZE + PAGE_SIZE);
+		     2 * NOPIN_CHUNK_SIZE + PAGE_SIZE);
+	nt_write(test, BORDER - PAGE_SIZE, 2 * NOPIN_CHUNK_SIZE + PAGE_SIZE);
 	a = nt_range(test, BORDER - 1);
 	b = nt_range(test, BORDER);
 

@@ -600,7 +600,7 @@ static void test_enter(struct kunit *test)
 		{ 62, 100, 4 * PAGE_SIZE, 5 },
 		{ 3, 0, 13 * PAGE_SIZE, 13 },
 		{ 1, PAGE_SIZE - 1, 200 * PAGE_SIZE, 201 },
-		{ 0, 0, NOPIN_CACHE_SIZE, NOPIN_CHUNK_PAGES },
+		{ 0, 0, NOPIN_CHUNK_SIZE, NOPIN_CHUNK_PAGES },
 		{ NOPIN_CHUNK_PAGES - 1, PAGE_SIZE - 1, 1, 1 },
 		{ NOPIN_CHUNK_PAGES, 0, PAGE_SIZE, 1 },
 		{ NOPIN_CHUNK_PAGES + 9, 1, 70 * PAGE_SIZE, 71 },
@@ -964,7 +964,7 @@ static void test_cached_thp(struct kunit *test)
 	struct bio_vec copy[8], *bv;
 	struct nt_op *op;
 
-	if (PMD_SIZE != NOPIN_CACHE_SIZE)
+	if (PMD_SIZE != NOPIN_CHUNK_SIZE)
 		kunit_skip(test, "huge pages are not as large as chunks");
 	nt_check_at(test, addr + 3 * PAGE_SIZE, 1, NOPIN_FROM_DEVICE);
 	EXPECT_KNOWN(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_FROM_DEVICE);
@@ -1104,7 +1104,7 @@ static void test_cached_pinned(struct kunit *test)
 	struct page *page;
 	struct nt_op *op;
 
-	nt_write(test, addr, NOPIN_CACHE_SIZE);
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
 	learn_both(test, range, first, NOPIN_CHUNK_PAGES);
 	KUNIT_ASSERT_EQ(test, nt_enter(test, range, i, 2, NOPIN_FROM_DEVICE),
 			0);
@@ -1113,11 +1113,11 @@ static void test_cached_pinned(struct kunit *test)
 	page = nt_get_page(io);
 	KUNIT_ASSERT_PTR_EQ(test, page, bv->bv_page);
 
-	op = nt_mapping(test, nt_op_munmap, 0, addr, NOPIN_CACHE_SIZE);
+	op = nt_mapping(test, nt_op_munmap, 0, addr, NOPIN_CHUNK_SIZE);
 	EXPECT_RET(test, op, 0);
 	KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
-	nt_map_fixed(test, addr, NOPIN_CACHE_SIZE);
-	nt_write(test, addr, NOPIN_CACHE_SIZE);
+	nt_map_fixed(test, addr, NOPIN_CHUNK_SIZE);
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		EXPECT_UNKNOWN(test, range, first + 64, 1, dir);
 		learn(test, range, first + 64, 40, dir);

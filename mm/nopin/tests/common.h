@@ -16,7 +16,6 @@
 #include <linux/completion.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
-#include <linux/nopin.h>
 #include <linux/sizes.h>
 
 #include "../../internal.h"

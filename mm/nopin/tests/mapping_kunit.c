@@ -449,16 +449,16 @@ static void test_pin_dropped(struct kunit *test)
 static void test_many_pins(struct kunit *test)
 {
 	static const unsigned int order[PINNED_CHUNKS] = { 3, 0, 5, 1, 4, 2 };
-	size_t len = PINNED_CHUNKS * NOPIN_CACHE_SIZE;
-	unsigned long addr = nt_map_small(test, len + NOPIN_CACHE_SIZE), io;
+	size_t len = PINNED_CHUNKS * NOPIN_CHUNK_SIZE;
+	unsigned long addr = nt_map_small(test, len + NOPIN_CHUNK_SIZE), io;
 	struct page *page[PINNED_CHUNKS];
 	struct nopin_range *range;
 	unsigned int i, j;
 	struct nt_op *op;
 
-	addr = ALIGN(addr, NOPIN_CACHE_SIZE);
+	addr = ALIGN(addr, NOPIN_CHUNK_SIZE);
 	for (i = 0; i < PINNED_CHUNKS; i++) {
-		io = addr + i * (NOPIN_CACHE_SIZE + PAGE_SIZE);
+		io = addr + i * (NOPIN_CHUNK_SIZE + PAGE_SIZE);
 		nt_write(test, io, PAGE_SIZE);
 		page[i] = enter_page(test, io, 1, i % 2);
 	}
@@ -468,7 +468,7 @@ static void test_many_pins(struct kunit *test)
 	for (i = 0; i < PINNED_CHUNKS; i++) {
 		for (j = i; j < PINNED_CHUNKS; j++)
 			KUNIT_EXPECT_TRUE(test, nt_is_pinned(page[order[j]]));
-		io = addr + order[i] * (NOPIN_CACHE_SIZE + PAGE_SIZE);
+		io = addr + order[i] * (NOPIN_CHUNK_SIZE + PAGE_SIZE);
 		range = nopin_mm_find(current->mm, io);
 		nt_leave(test, range, nopin_index(range, io), 1, order[i] % 2);
 		nt_expect_unpinned(test, page[order[i]]);
@@ -479,7 +479,7 @@ static void test_many_pins(struct kunit *test)
 /* R17: the states of memory go with it, as soon as nobody uses them */
 static void test_chunk_freed(struct kunit *test)
 {
-	unsigned long addr, io, len = NOPIN_CACHE_SIZE;
+	unsigned long addr, io, len = NOPIN_CHUNK_SIZE;
 	struct nopin_range *range;
 	enum nopin_dir dir;
 	struct page *page;
@@ -603,15 +603,15 @@ static void test_other_pins(struct kunit *test)
 /* Prompt I/O elsewhere is waited for as ever */
 static void test_other_elsewhere(struct kunit *test)
 {
-	unsigned long addr = nt_map_shmem(test, 3 * NOPIN_CACHE_SIZE,
+	unsigned long addr = nt_map_shmem(test, 3 * NOPIN_CHUNK_SIZE,
 					  MAP_SHARED);
 	unsigned long prompt, other;
 	struct nt_fixture *f = test->priv;
 	struct nopin_range *range;
 	struct nt_op *op;
 
-	other = ALIGN(addr, NOPIN_CACHE_SIZE);
-	prompt = other + NOPIN_CACHE_SIZE;
+	other = ALIGN(addr, NOPIN_CHUNK_SIZE);
+	prompt = other + NOPIN_CHUNK_SIZE;
 	nt_write(test, other, PAGE_SIZE);
 	nt_write(test, prompt, PAGE_SIZE);
 	if (nt_is_huge(other) || nt_is_huge(prompt))
@@ -624,7 +624,7 @@ static void test_other_elsewhere(struct kunit *test)
 			0);
 
 	/* one change of both is as much of a change */
-	op = nt_mapping(test, nt_op_protect, 0, other, 2 * NOPIN_CACHE_SIZE);
+	op = nt_mapping(test, nt_op_protect, 0, other, 2 * NOPIN_CHUNK_SIZE);
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 	KUNIT_EXPECT_TRUE(test, nt_was_pinned(other, NOPIN_FROM_DEVICE));
 	KUNIT_EXPECT_FALSE(test, nt_was_pinned(prompt, NOPIN_FROM_DEVICE));

@@ -103,9 +103,9 @@ unsigned long nt_map_kind(struct kunit *test, bool shmem, size_t len)
 /* Small pages, no less than those of a chunk, at the beginning of one */
 unsigned long nt_map_chunk(struct kunit *test)
 {
-	unsigned long addr = nt_map_small(test, 2 * NOPIN_CACHE_SIZE);
+	unsigned long addr = nt_map_small(test, 2 * NOPIN_CHUNK_SIZE);
 
-	return ALIGN(addr, NOPIN_CACHE_SIZE);
+	return ALIGN(addr, NOPIN_CHUNK_SIZE);
 }
 
 /* Two huge pages; skips the test if there are none */

@@ -48,7 +48,7 @@ static struct nopin_range *next_range(struct kunit *test, unsigned int i,
 				      unsigned int nr)
 {
 	unsigned long start = RANGE_START + NEXT_PAGE * PAGE_SIZE +
-			      i * NOPIN_CACHE_SIZE;
+			      i * NOPIN_CHUNK_SIZE;
 	struct nopin_range *range;
 
 	nt_write(test, start, nr * PAGE_SIZE);

@@ -134,8 +134,8 @@ static void test_stress(struct kunit *test)
 
 	s = kunit_kzalloc(test, sizeof(*s), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, s);
-	addr = nt_map_fixed(test, 4UL * SZ_1G, 2 * NOPIN_CACHE_SIZE);
-	nt_write(test, addr, 2 * NOPIN_CACHE_SIZE);
+	addr = nt_map_fixed(test, 4UL * SZ_1G, 2 * NOPIN_CHUNK_SIZE);
+	nt_write(test, addr, 2 * NOPIN_CHUNK_SIZE);
 	s->range = nt_range(test, addr);
 	/* on either side of the end of a chunk */
 	s->first = NOPIN_CHUNK_PAGES - STRESS_PAGES / 2 - 3;
@@ -158,9 +158,9 @@ static void test_stress(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&s->bad), 0);
 	KUNIT_EXPECT_GT(test, atomic_read(&s->entered), 0);
 	KUNIT_EXPECT_FALSE(test, nopin_mm_busy(current->mm, addr,
-					       addr + 2 * NOPIN_CACHE_SIZE));
-	nt_check_at(test, addr, 2 * NOPIN_CACHE_SIZE, NOPIN_FROM_DEVICE);
-	nt_check_at(test, addr, 2 * NOPIN_CACHE_SIZE, NOPIN_TO_DEVICE);
+					       addr + 2 * NOPIN_CHUNK_SIZE));
+	nt_check_at(test, addr, 2 * NOPIN_CHUNK_SIZE, NOPIN_FROM_DEVICE);
+	nt_check_at(test, addr, 2 * NOPIN_CHUNK_SIZE, NOPIN_TO_DEVICE);
 	kunit_info(test, "entered %d times, found closed %d times\n",
 		   atomic_read(&s->entered), atomic_read(&s->waited));
 }

@@ -268,7 +268,7 @@ static void test_hugetlb_pud(struct kunit *test)
 {
 	unsigned long addr = nt_map_hugetlb(test, PUD_SIZE, 1, MAP_SHARED);
 
-	check_huge(test, addr + PUD_SIZE - NOPIN_CACHE_SIZE);
+	check_huge(test, addr + PUD_SIZE - NOPIN_CHUNK_SIZE);
 	check_spans(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
 	check_spans(test, addr + PUD_SIZE / 2 - 2 * PAGE_SIZE, 4 * PAGE_SIZE,
 		    NOPIN_FROM_DEVICE);
@@ -368,12 +368,12 @@ static void test_merging(struct kunit *test)
 /* What could not be looked up takes nothing from what could */
 static void test_hole(struct kunit *test)
 {
-	unsigned long addr = nt_map_small(test, 2 * NOPIN_CACHE_SIZE);
+	unsigned long addr = nt_map_small(test, 2 * NOPIN_CHUNK_SIZE);
 	struct nopin_range *range;
 	enum nopin_dir dir;
 	unsigned int first;
 
-	addr = ALIGN(addr, NOPIN_CACHE_SIZE);
+	addr = ALIGN(addr, NOPIN_CHUNK_SIZE);
 	nt_write(test, addr, 3 * PAGE_SIZE);
 	nt_write(test, addr + 4 * PAGE_SIZE, 2 * PAGE_SIZE);
 	range = nt_range(test, addr);
@@ -587,8 +587,8 @@ static void test_walk_is_atomic(struct kunit *test)
 
 	aw = kunit_kzalloc(test, sizeof(*aw), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, aw);
-	nt_write(test, addr, NOPIN_CACHE_SIZE);
-	nt_check_at(test, addr, NOPIN_CACHE_SIZE, NOPIN_FROM_DEVICE);
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
+	nt_check_at(test, addr, NOPIN_CHUNK_SIZE, NOPIN_FROM_DEVICE);
 	aw->range = nt_range(test, addr);
 	aw->first = nopin_index(aw->range, addr);
 	chunk = nopin_chunk(aw->range, aw->first);
@@ -599,7 +599,7 @@ static void test_walk_is_atomic(struct kunit *test)
 	hrtimer_start(&aw->timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
 	for (i = 0; i < 100; i++) {
 		mmu_notifier_clear_young(current->mm, addr,
-					 addr + NOPIN_CACHE_SIZE);
+					 addr + NOPIN_CHUNK_SIZE);
 		spin_lock(&aw->range->lock);
 		ret = nopin_walk(chunk, 0, NOPIN_CHUNK_PAGES,
 				 NOPIN_FROM_DEVICE, false);

@@ -7,6 +7,7 @@
 #define _LINUX_BIO_NOPIN_H
 
 #include <linux/blk_types.h>
+#include <linux/nopin.h>
 #include <linux/uio.h>
 
 struct kiocb;
@@ -35,6 +36,8 @@ static inline bool bio_nopin(const struct bio *bio)
 
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags);
+bool bio_nopin_known(struct bio *bio, struct iov_iter *iter,
+		     struct kiocb *iocb);
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
