@@ -223,8 +223,7 @@ struct nopin_round {
 
 /* With the lock of the list held; @arg: the round, if there is one */
 static enum lru_status nopin_isolate(struct list_head *item,
-				     struct list_lru_one *list,
-				     spinlock_t *lock, void *arg)
+				     struct list_lru_one *list, void *arg)
 {
 	struct nopin_chunk *chunk = container_of(item, struct nopin_chunk, lru);
 	/* Neither is freed before the chunk is off the list */
