@@ -154,7 +154,8 @@ unsigned long nt_map_hugetlb(struct kunit *test, unsigned long size,
 
 	overcommit = h->nr_overcommit_huge_pages;
 	h->nr_overcommit_huge_pages += nr;
-	file = hugetlb_file_setup("nopin_kunit", nr * size, VM_NORESERVE,
+	file = hugetlb_file_setup("nopin_kunit", nr * size,
+				  mk_vma_flags(VMA_NORESERVE_BIT),
 				  HUGETLB_ANONHUGE_INODE, ilog2(size));
 	if (IS_ERR(file))
 		h->nr_overcommit_huge_pages = overcommit;

@@ -34,6 +34,15 @@ static inline bool nopin_compat_pte_special(pte_t pte)
 #undef pte_special
 #define pte_special(pte)	nopin_compat_pte_special(pte)
 
+/* The tests */
+#define mk_vma_flags(flag)	(flag)
+#define VMA_NORESERVE_BIT	VM_NORESERVE
+#define ksys_ftruncate(fd, length, ...) ksys_ftruncate(fd, length)
+#define hrtimer_setup(timer, fn, clock_id, mode) do {	\
+	hrtimer_init(timer, clock_id, mode);		\
+	(timer)->function = (fn);			\
+} while (0)
+
 /* The callback of list_lru_walk() has the lock of the list */
 #ifdef NOPIN_COMPAT_LRU
 static enum lru_status nopin_isolate(struct list_head *item,
