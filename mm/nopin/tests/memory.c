@@ -71,7 +71,7 @@ unsigned long nt_map_fixed(struct kunit *test, unsigned long addr, size_t len)
 
 unsigned long nt_map_shmem(struct kunit *test, size_t len, unsigned long flags)
 {
-	struct file *file = shmem_file_setup("nopin_kunit", len, 0);
+	struct file *file = shmem_file_setup("nopin_kunit", len, EMPTY_VMA_FLAGS);
 	unsigned long addr;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);

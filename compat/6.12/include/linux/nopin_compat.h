@@ -37,6 +37,7 @@ static inline bool nopin_compat_pte_special(pte_t pte)
 /* The tests */
 #define mk_vma_flags(flag)	(flag)
 #define VMA_NORESERVE_BIT	VM_NORESERVE
+#define EMPTY_VMA_FLAGS	0
 #define ksys_ftruncate(fd, length, ...) ksys_ftruncate(fd, length)
 #define hrtimer_setup(timer, fn, clock_id, mode) do {	\
 	hrtimer_init(timer, clock_id, mode);		\
