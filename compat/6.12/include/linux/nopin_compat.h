@@ -8,6 +8,7 @@
 
 #include <linux/bio.h>
 #include <linux/fs.h>
+#include <linux/hrtimer.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -16,7 +17,7 @@
 #define IOCB_HAS_METADATA	0
 #define bi_offset		bi_bvec_done
 #define bio_inline_vecs(bio)	((bio)->bi_inline_vecs)
-#define bio_split_io_at(bio, lim, segs, max_bytes, len_align_mask) \
+#define bio_split_io_at(bio, lim, segs, max_bytes, ...) \
 	bio_split_rw_at(bio, lim, segs, max_bytes)
 
 /* Flags of an mm */
@@ -39,10 +40,14 @@ static inline bool nopin_compat_pte_special(pte_t pte)
 #define VMA_NORESERVE_BIT	VM_NORESERVE
 #define EMPTY_VMA_FLAGS	0
 #define ksys_ftruncate(fd, length, ...) ksys_ftruncate(fd, length)
-#define hrtimer_setup(timer, fn, clock_id, mode) do {	\
-	hrtimer_init(timer, clock_id, mode);		\
-	(timer)->function = (fn);			\
-} while (0)
+
+static inline void hrtimer_setup(struct hrtimer *timer,
+				 enum hrtimer_restart (*fn)(struct hrtimer *),
+				 clockid_t clock_id, enum hrtimer_mode mode)
+{
+	hrtimer_init(timer, clock_id, mode);
+	timer->function = fn;
+}
 
 /* The callback of list_lru_walk() has the lock of the list */
 #ifdef NOPIN_COMPAT_LRU
