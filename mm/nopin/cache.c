@@ -44,6 +44,7 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include "lru.h"
 #include "nopin.h"
 
 /* All chunks */
@@ -221,7 +222,7 @@ struct nopin_round {
 	unsigned int	left;	/* chunks until there is a break */
 };
 
-/* With the lock of the list held; @arg: the round, if there is one */
+/* With the lock of the list held, on return as well; @arg: the round, if there is one */
 static enum lru_status nopin_isolate(struct list_head *item,
 				     struct list_lru_one *list, void *arg)
 {
@@ -259,7 +260,7 @@ static unsigned long nopin_shrink_count(struct shrinker *shrinker,
 static unsigned long nopin_shrink_scan(struct shrinker *shrinker,
 				       struct shrink_control *sc)
 {
-	return list_lru_shrink_walk(&nopin_lru, sc, nopin_isolate, NULL);
+	return list_lru_shrink_walk(&nopin_lru, sc, nopin_lru_isolate, NULL);
 }
 
 /**
@@ -281,7 +282,7 @@ unsigned long nopin_cache_age(void)
 	do {
 		/* With a spinlock held */
 		round.left = 64;
-		freed += list_lru_walk(&nopin_lru, nopin_isolate, &round,
+		freed += list_lru_walk(&nopin_lru, nopin_lru_isolate, &round,
 				       ULONG_MAX);
 		cond_resched();
 	} while (!round.left);

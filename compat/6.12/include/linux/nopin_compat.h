@@ -9,7 +9,6 @@
 #include <linux/bio.h>
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
-#include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 
@@ -48,23 +47,5 @@ static inline void hrtimer_setup(struct hrtimer *timer,
 	hrtimer_init(timer, clock_id, mode);
 	timer->function = fn;
 }
-
-/* The callback of list_lru_walk() has the lock of the list */
-#ifdef NOPIN_COMPAT_LRU
-static enum lru_status nopin_isolate(struct list_head *item,
-				     struct list_lru_one *list, void *arg);
-
-static inline enum lru_status nopin_isolate_locked(struct list_head *item,
-						   struct list_lru_one *list,
-						   spinlock_t *lock, void *arg)
-{
-	return nopin_isolate(item, list, arg);
-}
-
-#define list_lru_walk(lru, isolate, arg, nr) \
-	list_lru_walk(lru, isolate##_locked, arg, nr)
-#define list_lru_shrink_walk(lru, sc, isolate, arg) \
-	list_lru_shrink_walk(lru, sc, isolate##_locked, arg)
-#endif
 
 #endif /* _LINUX_NOPIN_COMPAT_H */
