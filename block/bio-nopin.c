@@ -43,15 +43,14 @@ static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 
 /* One bio_vec for several pages that have been entered, if that does */
 static __always_inline bool bio_nopin_single(struct bio_vec *to,
-					     const struct nopin_chunk *chunk,
-					     unsigned long addr, size_t nr,
-					     size_t len)
+					     const struct nopin_range *range,
+					     const struct bio_vec *bvec,
+					     size_t nr, size_t len,
+					     unsigned int offset)
 {
-	unsigned int start = nopin_start(addr);
-
-	if (!nopin_contiguous(chunk, start, nr))
+	if (!nopin_contiguous(range, bvec, nr))
 		return false;
-	bvec_set_page(to, chunk->bvec[start].bv_page, len, offset_in_page(addr));
+	bvec_set_page(to, bvec->bv_page, len, offset);
 	return true;
 }
 
@@ -227,17 +226,18 @@ static void bio_nopin_alloc_vecs(struct bio *bio)
 
 /* The translations of entered pages: how many bio_vecs? */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
-				     struct nopin_chunk *chunk,
-				     unsigned long addr, size_t len)
+				     const struct nopin_range *range,
+				     const struct bio_vec *bvec,
+				     unsigned int offset, size_t len)
 {
-	unsigned short nr = bio_nopin_nr(addr, len);
+	unsigned short nr = bio_nopin_nr(offset, len);
 
-	if (bio_nopin_single(to, chunk, addr, nr, len))
+	if (bio_nopin_single(to, range, bvec, nr, len, offset))
 		return 1;
-	memcpy(to, &chunk->bvec[nopin_start(addr)], nr * sizeof(*to));
-	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset_in_page(addr) - len;
-	to->bv_offset += offset_in_page(addr);
-	to->bv_len -= offset_in_page(addr);
+	memcpy(to, bvec, nr * sizeof(*to));
+	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset - len;
+	to->bv_offset += offset;
+	to->bv_len -= offset;
 	return nr;
 }
 
@@ -267,10 +267,10 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	/* the limit is for bv_len and bi_size, 32 bits each */
 	while (vcnt < bio->bi_max_vecs && size < SZ_1G) {
 		size_t room = (size_t)(bio->bi_max_vecs - vcnt) << PAGE_SHIFT;
-		struct nopin_chunk *chunk;
+		struct nopin_range *range;
 		struct nopin_extent ext;
+		struct bio_vec *bvec;
 		unsigned long addr;
-		bool entered;
 		size_t len;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
@@ -284,22 +284,21 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		if (unlikely((addr | len) & mem_align_mask))
 			goto fail;
 
-		/* Until the pages are entered */
-		rcu_read_lock();
-		chunk = nopin_mm_chunk(mm, addr);
-		entered = chunk && nopin_enter(chunk, addr,
-					       bio_nopin_nr(addr, len), dir,
-					       prompt, &ext);
-		rcu_read_unlock();
 		ret = -EAGAIN;
-		if (unlikely(!entered))
+		range = nopin_mm_find(mm, addr);
+		if (unlikely(!range))
+			goto fail;
+		bvec = nopin_enter(range, nopin_index(range, addr),
+				   bio_nopin_nr(addr, len), dir, prompt, &ext);
+		if (unlikely(!bvec))
 			goto fail;
 		if (unlikely(!bio_nopin_add(bio, &ext))) {
 			nopin_exit(&ext, dir);
 			ret = -ENOSPC;
 			goto fail;
 		}
-		vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
+		vcnt += bio_nopin_copy(vecs + vcnt, range, bvec,
+				       offset_in_page(addr), len);
 		size += len;
 		bio_nopin_advance(&pos, len);
 		if (!pos.left)
@@ -479,8 +478,8 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
 	size_t nr = bio_nopin_nr(addr, iter->count);
-	struct nopin_chunk *chunk;
-	struct bio_vec *to;
+	struct bio_vec *bvec = NULL, *to;
+	struct nopin_range *range;
 	bool prompt;
 
 	if (!iter_is_ubuf(iter))
@@ -497,22 +496,23 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 	prompt = bio_nopin_prompt(bio, iocb, 0);
 	if (prompt)
 		nopin_window_begin();
-	/* Until the pages are entered */
-	rcu_read_lock();
-	chunk = nopin_mm_chunk(current->mm, addr);
-	if (unlikely(!chunk ||
-		     !nopin_enter(chunk, addr, nr, bio_nopin_dir(bio), prompt,
-				  &bio->bi_nopin)))
-		goto fail;
-	rcu_read_unlock();
+	range = nopin_mm_find(current->mm, addr);
+	if (likely(range))
+		bvec = nopin_enter(range, nopin_index(range, addr), nr,
+				   bio_nopin_dir(bio), prompt, &bio->bi_nopin);
+	if (unlikely(!bvec)) {
+		nopin_window_end();
+		return false;
+	}
 
 	to = bio_nopin_inline_vecs(bio);
 	if (nr > 1 && to &&
-	    bio_nopin_single(to, chunk, addr, nr, iter->count)) {
+	    bio_nopin_single(to, range, bvec, nr, iter->count,
+			     offset_in_page(addr))) {
 		bio->bi_io_vec = to;
 		bio->bi_vcnt = 1;
 	} else {
-		bio->bi_io_vec = &chunk->bvec[nopin_start(addr)];
+		bio->bi_io_vec = bvec;
 		bio->bi_vcnt = nr;
 		bio->bi_iter.bi_offset = offset_in_page(addr);
 		bio_set_flag(bio, BIO_CLONED);
@@ -523,10 +523,6 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 	iter->count = 0;
 	bio_nopin_done(bio);
 	return true;
-fail:
-	rcu_read_unlock();
-	nopin_window_end();
-	return false;
 }
 
 /**

@@ -211,7 +211,7 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 		return true;
 	}
 	if (mmget_not_zero(mm)) {
-		nr = nopin_mm_count_cached(mm, untagged_addr((unsigned long)imu->ubuf),
+		nr = nopin_mm_count_known(mm, untagged_addr((unsigned long)imu->ubuf),
 					   imu->len);
 		/* Not here, with the lock held, if it is the last one */
 		mmput_async(mm);

@@ -108,7 +108,7 @@ void nopin_mm_exit(struct mm_struct *mm);
 int nopin_mm_create(struct mm_struct *mm);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
-unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
+unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 				   size_t len);
 
 #else /* !CONFIG_NOPIN */

@@ -80,7 +80,7 @@ static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 				       unsigned int *start, unsigned int *stop)
 {
 	while (*page < end) {
-		struct nopin_chunk *chunk = nopin_chunk(range, *page);
+		struct nopin_chunk *chunk = nopin_chunk_at(range, *page);
 		unsigned int next = min(end, nopin_next_chunk(*page));
 
 		*start = *page % NOPIN_CHUNK_PAGES;
@@ -160,7 +160,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 }
 
 /**
- * nopin_count_cached - how many pages have translations?
+ * nopin_count_known - how many pages have translations?
  * @chunk: chunk of the pages
  * @page: index in @chunk of the first page
  * @end: index behind the last page
@@ -169,7 +169,7 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
  *
  * Return: the number of pages with a translation for either direction.
  */
-unsigned int nopin_count_cached(struct nopin_chunk *chunk, unsigned int page,
+unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
 				unsigned int end)
 {
 	unsigned int nr = 0;

@@ -129,7 +129,7 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 {
 	while (*page < end) {
 		unsigned int stop = min(end, nopin_next_chunk(*page));
-		struct nopin_chunk *chunk = nopin_chunk(range, *page);
+		struct nopin_chunk *chunk = nopin_chunk_at(range, *page);
 		unsigned int i = *page % NOPIN_CHUNK_PAGES /
 				 NOPIN_PAGES_PER_WORD;
 		u64 used = chunk ? READ_ONCE(chunk->used[dir]) >> i : 0;
@@ -162,7 +162,7 @@ static bool nopin_any_used(struct nopin_range *range, unsigned int first,
 	lockdep_assert_held(&range->lock);
 
 	for (; first < end; first = nopin_next_chunk(first)) {
-		chunk = nopin_chunk(range, first);
+		chunk = nopin_chunk_at(range, first);
 		if (chunk && (chunk->used[0] | chunk->used[1]))
 			return true;
 	}
@@ -243,7 +243,7 @@ static bool nopin_others(struct nopin_range *range, unsigned int first,
 	lockdep_assert_held(&range->lock);
 
 	for (; first < end; first = nopin_next_chunk(first)) {
-		chunk = nopin_chunk(range, first);
+		chunk = nopin_chunk_at(range, first);
 		if (chunk && atomic_read(&chunk->other))
 			return true;
 	}
@@ -438,9 +438,8 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	unsigned long last = min(mn->end - 1, notifier->interval_tree.last);
 	unsigned int first = nopin_index(range, start);
 	unsigned int end = nopin_index(range, last) + 1;
-	unsigned int dirs = nopin_dirs(mn);
-	bool refusable = nopin_refusable(mn);
-	bool only_idle, busy;
+	bool refusable, only_idle, busy;
+	unsigned int dirs;
 	long patience = 0;
 	int ret;
 
@@ -454,6 +453,8 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		spin_unlock(&range->lock);
 		goto idle;
 	}
+	dirs = nopin_dirs(mn);
+	refusable = nopin_refusable(mn);
 	if (refusable && nopin_busy(range, first, end, dirs)) {
 		if (!nopin_others(range, first, end))
 			patience = nopin_patience(range, mn);

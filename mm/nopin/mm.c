@@ -236,7 +236,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 }
 
 /**
- * nopin_mm_count_cached - how many pages have translations?
+ * nopin_mm_count_known - how many pages have translations?
  * @mm: mm that the caller uses (mm_users)
  * @addr: user address, untagged
  * @len: number of bytes
@@ -245,7 +245,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
  *
  * Return: the number of pages whose translation is known.
  */
-unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
+unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 				   size_t len)
 {
 	struct nopin_chunk *chunk;
@@ -257,7 +257,7 @@ unsigned int nopin_mm_count_cached(struct mm_struct *mm, unsigned long addr,
 		piece = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		chunk = nopin_mm_chunk(mm, addr);
 		if (chunk)
-			nr += nopin_count_cached(chunk, nopin_start(addr),
+			nr += nopin_count_known(chunk, nopin_start(addr),
 						 nopin_start(addr + piece - 1) + 1);
 	}
 	rcu_read_unlock();

@@ -22,6 +22,23 @@
 #include <linux/xarray.h>
 
 /*
+ * The words for it:
+ *
+ * enter, exit	A bio that enters a page relies on the mapping of the page until it
+ *		exits.
+ * open, close	A bio can enter a page that is open. An invalidation closes pages.
+ * translation	The bio_vec of the page at an address. It is known if it was looked up
+ *		after the page was opened, and nobody has made it OLD since.
+ * state	A byte for each page and direction: closed, OLD, how many bios are in.
+ * chunk	512 pages with their states and translations.
+ * range	1 GiB of an address space, with a notifier and its chunks.
+ * prompt	I/O that ends without help of a task, a file system or the network.
+ *		Only for such I/O do invalidations wait.
+ * pin on behalf	An invalidation that does not wait pins the pages which bios
+ *		are in.
+ */
+
+/*
  * A page has one byte per direction: the number of bios that have entered it,
  * and two bits that keep further ones out: one while its mapping may be changing,
  * and one until its translation was looked up. Eight bytes make an atomic64.
@@ -57,11 +74,9 @@
  *	  &nopin_range.lock, and only while no bio can be pointing to it, see
  *	  cache.c. The array stays as long as the chunk.
  * @range: the range that it is a part of
- * @index: index in &nopin_range.chunk
+ * @index: index in &nopin_range.slot
  * @other: bios in flight that are not prompt. Raised before they enter pages,
  *	   lowered after they have left them.
- * @apart: pages that are next to each other in memory may not share a bio_vec.
- *	   Written under &nopin_range.lock before such pages can be entered.
  * @walked: pages that were looked up in the page tables since all of them were
  *	    last; from -NOPIN_CHUNK_PAGES on if that was in vain. Under
  *	    &nopin_range.lock.
@@ -80,7 +95,6 @@ struct nopin_chunk {
 	struct nopin_range	*range;
 	unsigned int		index;
 	atomic_t		other;
-	bool			apart;
 	int			walked;
 	u64			used[NOPIN_NR_DIRS];
 	u64			pinned[NOPIN_NR_DIRS][NOPIN_CHUNK_BITMAP];
@@ -90,10 +104,22 @@ struct nopin_chunk {
 };
 
 /**
+ * struct nopin_slot - where a range has 512 of its pages
+ * @chunk: states; NULL until they are used. Written under &nopin_range.lock; freed
+ *	   after an RCU grace period.
+ * @bvec: &nopin_chunk.bvec, so that I/O does not touch the rest of the chunk.
+ *	  Valid with a page of the chunk entered. Written before @chunk is set.
+ */
+struct nopin_slot {
+	struct nopin_chunk	*chunk;
+	struct bio_vec		*bvec;
+};
+
+/**
  * struct nopin_range - a range of user memory that I/O may use without pins
  * @notifier: tells of changes to the mapping
  * @lock: the user lock of the notifier's collision-retry scheme; also
- *	  protects @chunk and most of each chunk. Taken in process context only.
+ *	  protects @slot and most of each chunk. Taken in process context only.
  * @wait: invalidations that wait for closed pages to become idle
  * @draining: number of those. They hold pointers to page states, so no chunk is
  *	      freed meanwhile. Under @lock.
@@ -102,12 +128,14 @@ struct nopin_chunk {
  *	     invalidations to end
  * @ref: one for whoever has created the range, one for @unpin while it is
  *	 queued or runs, and one while @nr_pinned is not zero
+ * @apart: pages that are next to each other in memory may not share a bio_vec.
+ *	   Written under @lock before such pages can be entered; stays.
  * @start: first address, page aligned
  * @nr_pages: length
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
  * @unpin: drops the pins of pages that are idle
  * @rcu: frees the range when no exit can be about to wake a waiter
- * @chunk: page states. Written under @lock; freed after an RCU grace period.
+ * @slot: states and translations, 512 pages each
  */
 struct nopin_range {
 	struct mmu_interval_notifier	notifier;
@@ -117,12 +145,13 @@ struct nopin_range {
 	unsigned long			late;
 	unsigned long			crowded;
 	refcount_t			ref;
+	bool				apart;
 	unsigned long			start;
 	unsigned int			nr_pages;
 	unsigned int			nr_pinned;
 	struct work_struct		unpin;
 	struct rcu_head			rcu;
-	struct nopin_chunk		*chunk[];
+	struct nopin_slot		slot[];
 };
 
 /**
@@ -147,10 +176,10 @@ static __always_inline unsigned int nopin_index(const struct nopin_range *range,
 }
 
 static __always_inline struct nopin_chunk *
-nopin_chunk(const struct nopin_range *range, unsigned int page)
+nopin_chunk_at(const struct nopin_range *range, unsigned int page)
 {
 	/* Pairs with the smp_store_release() in nopin_chunk_add() */
-	return smp_load_acquire(&range->chunk[page / NOPIN_CHUNK_PAGES]);
+	return smp_load_acquire(&range->slot[page / NOPIN_CHUNK_PAGES].chunk);
 }
 
 /* Are the states of these pages in the same word? */
@@ -233,7 +262,7 @@ static __always_inline struct nopin_chunk *nopin_mm_chunk(struct mm_struct *mm,
 
 	if (unlikely(!range))
 		return NULL;
-	return nopin_chunk(range, nopin_index(range, addr));
+	return nopin_chunk_at(range, nopin_index(range, addr));
 }
 
 /* Add one to the counts of pages that are open and whose translations are known */
@@ -281,75 +310,81 @@ static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
 	atomic_dec(&chunk->other);
 }
 
-/* Of pages that have been entered: are they next to each other in memory? */
-static __always_inline bool nopin_contiguous(const struct nopin_chunk *chunk,
-					     unsigned int start,
+/* Of entered pages with these translations: are they next to each other in memory? */
+static __always_inline bool nopin_contiguous(const struct nopin_range *range,
+					     const struct bio_vec *bvec,
 					     unsigned int nr)
 {
-	const struct bio_vec *bv = &chunk->bvec[start];
 	unsigned int i;
 
-	if (READ_ONCE(chunk->apart))
+	if (READ_ONCE(range->apart))
 		return false;
 	for (i = 1; i < nr; i++)
-		if (bv[i].bv_page != bv->bv_page + i)
+		if (bvec[i].bv_page != bvec->bv_page + i)
 			return false;
 	return true;
 }
 
 /**
  * nopin_enter - keep the mappings of some pages as they are
- * @chunk: what nopin_mm_chunk() returned for @addr
- * @addr: user address, untagged
- * @nr: number of pages, at least 1; all of them of @chunk
+ * @range: range of the pages
+ * @page: index in @range of the first page
+ * @nr: number of pages, at least 1; all of them of the same chunk
  * @dir: what a device is going to do with them
  * @prompt: an invalidation may wait for the I/O
  * @ext: set to the pages that were entered
  *
- * From then until nopin_exit() the pages are those that &nopin_chunk.bvec says.
+ * From then until nopin_exit() the translations are true.
  *
  * Nobody waits for I/O that is not prompt: an invalidation pins the pages on its
  * behalf, or is refused, at once. So the caller may wait for anything before
  * nopin_exit(). If it is prompt he must not, until the I/O is submitted, wait for
  * anything that may wait for an invalidation.
  *
- * Context: Any context of a task that uses the mm, within rcu_read_lock() since
- * before nopin_mm_chunk(). Does not sleep.
+ * Context: Any context of a task that uses the mm. Does not sleep.
  *
- * Return: whether the pages have been entered: either all of them or none. If
- * not, nopin_open() tells why. If so, @chunk stays until nopin_exit().
+ * Return: the translations of the pages, which stay until nopin_exit(); NULL if no
+ * page has been entered. nopin_open() tells why.
  */
-static __always_inline bool nopin_enter(struct nopin_chunk *chunk,
-					unsigned long addr, size_t nr,
-					enum nopin_dir dir, bool prompt,
-					struct nopin_extent *ext)
+static __always_inline struct bio_vec *
+nopin_enter(struct nopin_range *range, unsigned int page, size_t nr,
+	    enum nopin_dir dir, bool prompt, struct nopin_extent *ext)
 {
-	unsigned int start = nopin_start(addr);
+	struct bio_vec *bvec = NULL;
+	struct nopin_chunk *chunk;
 
+	/* Until the pages are entered. Pairs with the call_rcu() of chunks */
+	rcu_read_lock();
+	chunk = nopin_chunk_at(range, page);
+	if (unlikely(!chunk))
+		goto out;
 	/*
 	 * Before the count of a page is raised, which is a full barrier: an
 	 * invalidation that sees the count sees this, and does not wait.
 	 */
 	if (!prompt)
 		atomic_inc(&chunk->other);
-	if (likely(nopin_same_word(start, nr))) {
-		if (unlikely(!nopin_enter_word(nopin_word(chunk, start, dir),
-					       nopin_ones(start, nr))))
+	if (likely(nopin_same_word(page, nr))) {
+		if (unlikely(!nopin_enter_word(nopin_word(chunk, page, dir),
+					       nopin_ones(page, nr))))
 			goto fail;
 	} else {
-		if (unlikely(!nopin_enter_words(chunk, start, nr, dir)))
+		if (unlikely(!nopin_enter_words(chunk, page, nr, dir)))
 			goto fail;
 	}
-	ext->range = chunk->range;
-	ext->first = chunk->index * NOPIN_CHUNK_PAGES + start;
+	ext->range = range;
+	ext->first = page;
 	ext->nr = nr;
 	ext->other = !prompt;
 	ext->is_array = false;
-	return true;
+	bvec = &range->slot[page / NOPIN_CHUNK_PAGES].bvec[page % NOPIN_CHUNK_PAGES];
+	goto out;
 fail:
 	if (!prompt)
 		nopin_other_end(chunk);
-	return false;
+out:
+	rcu_read_unlock();
+	return bvec;
 }
 
 /**
@@ -377,7 +412,7 @@ static __always_inline void nopin_exit(const struct nopin_extent *ext,
 	 * Pairs with the call_rcu() in nopin_range_put().
 	 */
 	rcu_read_lock();
-	chunk = nopin_chunk(range, first);
+	chunk = nopin_chunk_at(range, first);
 	if (unlikely(nopin_exit_word(nopin_word(chunk, first, dir),
 				     nopin_ones(first, nr))))
 		nopin_exit_wake(range);
@@ -485,7 +520,7 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 		  unsigned int end);
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
-unsigned int nopin_count_cached(struct nopin_chunk *chunk, unsigned int page,
+unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
 				unsigned int end);
 
 #ifdef CONFIG_LOCKDEP

@@ -81,7 +81,7 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	u64 bits;
 
 	spin_lock(&range->lock);
-	chunk = range->chunk[i];
+	chunk = range->slot[i].chunk;
 	for (word = 0; chunk && word < ARRAY_SIZE(chunk->pinned[dir]); word++) {
 		bits = chunk->pinned[dir][word];
 		for (; bits && nr < NOPIN_UNPIN_BATCH; bits &= bits - 1) {
@@ -137,7 +137,7 @@ void nopin_unpin_work(struct work_struct *work)
 		bool any;
 
 		rcu_read_lock();
-		chunk = nopin_chunk(range, i * NOPIN_CHUNK_PAGES);
+		chunk = nopin_chunk_at(range, i * NOPIN_CHUNK_PAGES);
 		any = chunk && memchr_inv(chunk->pinned, 0,
 					  sizeof(chunk->pinned));
 		rcu_read_unlock();
@@ -283,7 +283,7 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 		next = min(end, nopin_next_chunk(first));
 		spin_lock(&range->lock);
 		rcu_read_lock();	/* for nopin_unpin() */
-		chunk = nopin_chunk(range, first);
+		chunk = nopin_chunk_at(range, first);
 		before = range->nr_pinned;
 		for (dir = 0; chunk && dir < dirs; dir++) {
 			if (!chunk->used[dir])

@@ -136,10 +136,6 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 	}
 	chunk->range = range;
 	chunk->index = page / NOPIN_CHUNK_PAGES;
-	/* Are struct pages in the same order as memory? */
-	chunk->apart = IS_ENABLED(CONFIG_KMSAN) || xen_domain() ||
-		       (IS_ENABLED(CONFIG_SPARSEMEM) &&
-			!IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP));
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
 			atomic64_set(&chunk->word[dir][i],
@@ -155,10 +151,10 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 			   enum nopin_dir dir)
 {
-	struct nopin_chunk **slot = &range->chunk[page / NOPIN_CHUNK_PAGES];
+	struct nopin_slot *slot = &range->slot[page / NOPIN_CHUNK_PAGES];
 	struct nopin_chunk *chunk;
 
-	if (READ_ONCE(*slot))
+	if (READ_ONCE(slot->chunk))
 		return 0;
 	if (!nopin_present(range->notifier.mm, nopin_addr(range, page), dir))
 		return -EFAULT;
@@ -167,10 +163,12 @@ static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 		return -ENOMEM;
 
 	spin_lock(&range->lock);
-	if (!*slot) {
+	if (!slot->chunk) {
 		nopin_cache_add(chunk);
-		/* Pairs with the smp_load_acquire() in nopin_chunk() */
-		smp_store_release(slot, chunk);
+		/* Nobody uses the last one: all pages of the chunk were idle */
+		slot->bvec = chunk->bvec;
+		/* Pairs with the smp_load_acquire() in nopin_chunk_at() */
+		smp_store_release(&slot->chunk, chunk);
 		chunk = NULL;
 	}
 	spin_unlock(&range->lock);
@@ -216,8 +214,8 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 	if (busy)
 		return false;
 
-	WRITE_ONCE(range->chunk[chunk->index], NULL);
-	/* Pairs with the rcu_read_lock() of nopin_enter() and in nopin_exit() */
+	WRITE_ONCE(range->slot[chunk->index].chunk, NULL);
+	/* Pairs with the rcu_read_lock() in nopin_enter() and in nopin_exit() */
 	call_rcu(&chunk->rcu, nopin_chunk_free_rcu);
 	return true;
 }
@@ -297,7 +295,7 @@ void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir)
 	/* As in nopin_exit() */
 	rcu_read_lock();
 	for (; first < end; first = next) {
-		struct nopin_chunk *chunk = nopin_chunk(range, first);
+		struct nopin_chunk *chunk = nopin_chunk_at(range, first);
 
 		next = min(end, nopin_next_chunk(first));
 		closed |= nopin_exit_chunk(chunk, first % NOPIN_CHUNK_PAGES,
@@ -440,7 +438,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 
 	/* Serializes with nopin_invalidate() */
 	spin_lock(&range->lock);
-	chunk = nopin_chunk(range, first);
+	chunk = nopin_chunk_at(range, first);
 	if (mmu_interval_is_active(&range->notifier, start, stop))
 		ret = nowait || timeout ? -EAGAIN : -ETIME;
 	else if (unlikely(!chunk))
@@ -479,7 +477,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 	struct nopin_range *range;
 	int ret;
 
-	range = kvzalloc(struct_size(range, chunk, nr), GFP_KERNEL_ACCOUNT);
+	range = kvzalloc(struct_size(range, slot, nr), GFP_KERNEL_ACCOUNT);
 	if (!range)
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&range->lock);
@@ -488,6 +486,10 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 	refcount_set(&range->ref, 1);
 	range->late = jiffies;
 	range->crowded = jiffies;
+	/* Are struct pages in the same order as memory? */
+	range->apart = IS_ENABLED(CONFIG_KMSAN) || xen_domain() ||
+		       (IS_ENABLED(CONFIG_SPARSEMEM) &&
+			!IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP));
 	range->start = start;
 	range->nr_pages = nr_pages;
 
@@ -507,8 +509,8 @@ static void nopin_range_free(struct rcu_head *rcu)
 	unsigned int i;
 
 	for (i = 0; i < nopin_nr_chunks(range); i++)
-		if (range->chunk[i])
-			nopin_chunk_free_rcu(&range->chunk[i]->rcu);
+		if (range->slot[i].chunk)
+			nopin_chunk_free_rcu(&range->slot[i].chunk->rcu);
 	kvfree(range);
 }
 
@@ -545,8 +547,8 @@ void nopin_range_destroy(struct nopin_range *range)
 	/* An aging of translations may free chunks at the same time */
 	spin_lock(&range->lock);
 	for (i = 0; i < nopin_nr_chunks(range); i++)
-		if (range->chunk[i])
-			nopin_cache_drop(range->chunk[i]);
+		if (range->slot[i].chunk)
+			nopin_cache_drop(range->slot[i].chunk);
 	spin_unlock(&range->lock);
 	nopin_range_put(range);
 }

@@ -251,7 +251,7 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 			 nopin_count(chunk, i, NOPIN_TO_DEVICE)))
 		return false;
 	if (unlikely(is_zone_device_page(page)))
-		WRITE_ONCE(chunk->apart, true);
+		WRITE_ONCE(chunk->range->apart, true);
 	bvec_set_page(bv, page, PAGE_SIZE, 0);
 	return true;
 }

@@ -106,7 +106,7 @@ static void check_known(struct kunit *test, unsigned long base)
 	};
 	struct nopin_range *range = nt_range(test, base);
 	const unsigned int start = nopin_index(range, base);
-	struct nopin_chunk *chunk = nopin_chunk(range, start);
+	struct nopin_chunk *chunk = nopin_chunk_at(range, start);
 	unsigned int i;
 
 	for (i = 0; i < 4 * ARRAY_SIZE(pieces); i++) {
@@ -133,7 +133,7 @@ static void check_known(struct kunit *test, unsigned long base)
 		KUNIT_EXPECT_TRUE(test, io->bio.bi_nopin.other == !prompt);
 		KUNIT_EXPECT_EQ(test, nt_others(range, start), !prompt);
 		/* the bio_vec of its own, or those that are kept */
-		if (nr > 1 && nopin_contiguous(chunk, page, nr)) {
+		if (nr > 1 && nopin_contiguous(range, chunk->bvec + page, nr)) {
 			KUNIT_EXPECT_EQ(test, io->bio.bi_vcnt, 1);
 			KUNIT_EXPECT_PTR_EQ(test, io->bio.bi_io_vec,
 					    &io->vecs[0]);
@@ -194,9 +194,9 @@ static void test_known_huge(struct kunit *test)
 
 	nt_open_pages(test, range, i + 9, 1, NOPIN_FROM_DEVICE);
 	nt_open_pages(test, range, i + 9, 1, NOPIN_TO_DEVICE);
-	chunk = nopin_chunk(range, i);
-	KUNIT_EXPECT_TRUE(test, chunk->apart ||
-			  nopin_contiguous(chunk, 0, NOPIN_CHUNK_PAGES));
+	chunk = nopin_chunk_at(range, i);
+	KUNIT_EXPECT_TRUE(test, range->apart ||
+			  nopin_contiguous(range, chunk->bvec, NOPIN_CHUNK_PAGES));
 	check_known(test, addr);
 }
 

@@ -169,8 +169,9 @@ static bool contiguous(unsigned long addr)
 	struct nopin_chunk *chunk = nopin_mm_chunk(current->mm, addr);
 	unsigned int start = nopin_start(addr);
 
-	return chunk->apart ||
-	       nopin_contiguous(chunk, start, NOPIN_CHUNK_PAGES - start);
+	return chunk->range->apart ||
+	       nopin_contiguous(chunk->range, chunk->bvec + start,
+				NOPIN_CHUNK_PAGES - start);
 }
 
 /* One look at a PMD makes known what is in the same chunk, for that direction */
@@ -360,7 +361,7 @@ static void test_merging(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, nt_page(twice), nt_page(twice + PAGE_SIZE));
 	chunk = nopin_mm_chunk(current->mm, twice);
 	if (nopin_start(twice) + 1 < NOPIN_CHUNK_PAGES)
-		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk,
+		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk->range, chunk->bvec +
 							  nopin_start(twice),
 							  2));
 }
@@ -593,7 +594,7 @@ static void test_walk_is_atomic(struct kunit *test)
 	nt_check_at(test, addr, NOPIN_CHUNK_SIZE, NOPIN_FROM_DEVICE);
 	aw->range = nt_range(test, addr);
 	aw->first = nopin_index(aw->range, addr);
-	chunk = nopin_chunk(aw->range, aw->first);
+	chunk = nopin_chunk_at(aw->range, aw->first);
 
 	migrate_disable();
 	hrtimer_setup(&aw->timer, atomic_walk_fn, CLOCK_MONOTONIC,
