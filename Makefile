@@ -3,6 +3,9 @@
 # Entry points only: the work is in tools/testing/vm and bench.
 
 FLAVOR ?= plain
+# Or 7.3
+KERNEL ?= 6.12
+export KERNEL
 VM := tools/testing/vm
 
 .DEFAULT_GOAL := help
@@ -21,6 +24,8 @@ help:
 	@echo 'make series          build/series: the patches as one would mail them'
 	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off arm64'
 	@echo 'make clean           remove what was built (not the kernel source)'
+	@echo
+	@echo 'KERNEL=7.3 with any of these: another kernel, in build/7.3 instead of build'
 	@echo
 	@echo '$(VM)/run -- COMMAND  runs a command in a kernel that was built'
 

@@ -59,19 +59,21 @@ static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 	if (bio->bi_max_vecs)
 		return bio->bi_io_vec;
 	/* bio_nopin_vecs() allocated none; see BIOSET_NEED_BVECS */
-	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
+	return bio->bi_pool && bio->bi_pool->back_pad ? bio_inline_vecs(bio) :
 							NULL;
 }
 
 /*
  * May an invalidation wait for the bio? Not if it is polled: it ends when its
- * submitter polls, and the submitter may be the task that waits.
+ * submitter polls, and the submitter may be the task that waits. Nor if it comes
+ * with metadata, which are pinned before it is submitted.
  */
 static __always_inline bool bio_nopin_prompt(const struct bio *bio,
 					     struct kiocb *iocb,
 					     unsigned int flags)
 {
 	return !(flags & BIO_NOPIN_OTHER) && bdev_prompt(bio->bi_bdev) &&
+	       !(iocb->ki_flags & IOCB_HAS_METADATA) &&
 	       !((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb));
 }
 
@@ -194,13 +196,11 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 }
 
 /* Cut the bio to whole blocks; the pages of the rest stay entered */
-static size_t bio_nopin_trim(struct bio *bio, size_t size)
+static size_t bio_nopin_trim(struct bio *bio, size_t size,
+			     unsigned int len_align_mask)
 {
-	size_t trim = 0;
+	size_t trim = size & len_align_mask;
 
-	/* Passthrough requests need not be whole blocks */
-	if (bio->bi_bdev)
-		trim = size & (bdev_logical_block_size(bio->bi_bdev) - 1);
 	size -= trim;
 	while (unlikely(trim)) {
 		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt - 1];
@@ -215,14 +215,11 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size)
 }
 
 /* For bios for which bio_nopin_vecs() allocated none */
-static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
+static void bio_nopin_alloc_vecs(struct bio *bio)
 {
-	unsigned short nr = max(bio_iov_vecs_to_alloc(iter, BIO_MAX_VECS),
-				BIO_NOPIN_VECS + 1);
-
-	/* This waits, but does not fail */
-	bio->bi_io_vec = bvec_alloc(&bio->bi_pool->bvec_pool, &nr, GFP_KERNEL);
-	bio->bi_max_vecs = nr;
+	/* This waits, but does not fail. bio_free() knows by their number */
+	bio->bi_io_vec = mempool_alloc(&bio->bi_pool->bvec_pool, GFP_KERNEL);
+	bio->bi_max_vecs = BIO_MAX_VECS;
 	/* That cache is for bios without allocated bio_vecs */
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
@@ -247,10 +244,13 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 /*
  * Enter as much of @iter as the bio can hold. On errors nothing stays entered, and
  * @fail is the position of the piece that failed: -EAGAIN if pages have to be
- * opened, -ENOSPC if there is no room for the extents.
+ * opened, -ENOSPC if there is no room for the extents, -EINVAL if the memory is not
+ * aligned.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
-			 bool prompt, struct bio_nopin_pos *fail)
+			 bool prompt, unsigned int mem_align_mask,
+			 unsigned int len_align_mask,
+			 struct bio_nopin_pos *fail)
 {
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
@@ -280,6 +280,10 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		/* In case each page takes a bio_vec */
 		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
+		/* Where a piece is cut, at the end of a page, it is aligned */
+		ret = -EINVAL;
+		if (unlikely((addr | len) & mem_align_mask))
+			goto fail;
 
 		ret = -EAGAIN;
 		range = nopin_mm_find(mm, addr);
@@ -304,7 +308,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 
 	bio->bi_vcnt = vcnt;
 	ret = -ENOSPC;
-	size = bio_nopin_trim(bio, size);
+	size = bio_nopin_trim(bio, size, len_align_mask);
 	if (unlikely(!size))
 		goto fail;
 	bio->bi_iter.bi_size = size;
@@ -393,7 +397,8 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
  * for page faults or invalidations.
  */
 static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
-			   bool nowait, bool again)
+			   bool nowait, bool again, unsigned int mem_align_mask,
+			   unsigned int len_align_mask)
 {
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	size_t left = iov_iter_count(iter);
@@ -406,12 +411,15 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	if (!nopin_mm_ready(current->mm, addr))
 		return NOPIN_FALLBACK_FIRST;
 	if (!bio->bi_max_vecs)
-		bio_nopin_alloc_vecs(bio, iter);
+		bio_nopin_alloc_vecs(bio);
 
 	nowait |= iter->nofault;
-	while ((ret = bio_nopin_try(bio, iter, prompt, &pos))) {
+	while ((ret = bio_nopin_try(bio, iter, prompt, mem_align_mask,
+				    len_align_mask, &pos))) {
 		if (ret == -ENOSPC)
 			return NOPIN_FALLBACK_EXTENTS;
+		if (ret == -EINVAL)
+			return NOPIN_FALLBACK_INVALID;
 		if (pos.left < left) {
 			left = pos.left;
 			tries = 0;
@@ -458,6 +466,7 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  * @bio: as for bio_nopin_get_pages()
  * @iter: as for bio_nopin_get_pages(), whole blocks
  * @iocb: as for bio_nopin_get_pages()
+ * @mem_align_mask: as for bio_nopin_get_pages()
  *
  * The way of most I/O: the buffer is in one piece, and was used lately. The bio
  * points to the translations, or gets one bio_vec for adjacent pages.
@@ -466,7 +475,8 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  *
  * Return: whether the bio has got all of @iter, which is at its end now.
  */
-bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
+bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
+		     unsigned int mem_align_mask)
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
 	size_t nr = bio_nopin_nr(addr, iter->count);
@@ -482,6 +492,8 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 
 	addr = untagged_addr(addr);
 	if (unlikely(nopin_start(addr) + nr > NOPIN_CHUNK_PAGES))
+		return false;
+	if (unlikely((addr | iter->count) & mem_align_mask))
 		return false;
 	prompt = bio_nopin_prompt(bio, iocb, 0);
 	if (prompt)
@@ -504,7 +516,7 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 	} else {
 		bio->bi_io_vec = bvec;
 		bio->bi_vcnt = nr;
-		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+		bio->bi_iter.bi_offset = offset_in_page(addr);
 		bio_set_flag(bio, BIO_CLONED);
 	}
 	bio->bi_iter.bi_size = iter->count;
@@ -523,6 +535,9 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
  * @flags: BIO_NOPIN_OTHER if the I/O is not prompt, whatever the device is: the
  *	caller may hold the bio across anything; BIO_NOPIN_STARTED if part of
  *	the I/O was submitted, so that the whole cannot be tried again
+ * @mem_align_mask: address and length of each piece of @iter have to be aligned to
+ *	this mask, if that was not checked before
+ * @len_align_mask: the size of the bio is aligned to this mask
  *
  * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
  * caller releases the pages by bio_release_pages() or bio_check_pages_dirty() in
@@ -542,27 +557,31 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
  * pin_user_pages_fast().
  */
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, unsigned int flags)
+			struct kiocb *iocb, unsigned int flags,
+			unsigned int mem_align_mask,
+			unsigned int len_align_mask)
 {
 	int cause;
 
-	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
-
-	if (!(flags & BIO_NOPIN_OTHER) && likely(bio_nopin_known(bio, iter, iocb)))
+	if (!(flags & BIO_NOPIN_OTHER) &&
+	    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask)))
 		return 0;
 	if (!user_backed_iter(iter))
-		return bio_iov_iter_get_pages(bio, iter);
+		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+					      len_align_mask);
 	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),
 				iocb->ki_flags & IOCB_NOWAIT,
 				(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
-				!(flags & BIO_NOPIN_STARTED));
+				!(flags & BIO_NOPIN_STARTED),
+				mem_align_mask, len_align_mask);
 	if (cause < 0)
 		return cause;
 	if (cause) {
 		nopin_count_fallback(cause);
 		if (!bio->bi_max_vecs)
-			bio_nopin_alloc_vecs(bio, iter);
-		return bio_iov_iter_get_pages(bio, iter);
+			bio_nopin_alloc_vecs(bio);
+		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+					      len_align_mask);
 	}
 
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
@@ -593,13 +612,13 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	if (!static_branch_unlikely(&nopin_direct_io_key) ||
 	    !user_backed_iter(iter))
 		return false;
-	cause = bio_nopin_enter(bio, iter, false, false, false);
+	cause = bio_nopin_enter(bio, iter, false, false, false, 0, 0);
 	if (cause)
 		goto fallback;
 
 	/* If it does not fit into a request, the code for pins divides it */
-	if (bio_split_rw_at(bio, lim, &segs,
-			    lim->max_hw_sectors << SECTOR_SHIFT)) {
+	if (bio_split_io_at(bio, lim, &segs,
+			    lim->max_hw_sectors << SECTOR_SHIFT, 0)) {
 		bio_nopin_put(bio);
 		bio->bi_vcnt = 0;
 		bio->bi_iter.bi_size = 0;

@@ -106,8 +106,9 @@ ssize_t dio_nopin_extract(struct dio_nopin *dn, struct kiocb *iocb,
 			       read ? REQ_OP_READ : REQ_OP_WRITE, GFP_KERNEL,
 			       &dio_nopin_batches);
 	iov_iter_truncate(iter, len);
-	ret = bio_iov_iter_get_pages_nopin(bio, iter, iocb, BIO_NOPIN_OTHER |
-							    BIO_NOPIN_STARTED);
+	ret = bio_iov_iter_get_pages_nopin(bio, iter, iocb,
+					   BIO_NOPIN_OTHER | BIO_NOPIN_STARTED,
+					   0, 0);
 	iov_iter_reexpand(iter, iov_iter_count(iter) + rest);
 	if (unlikely(ret)) {
 		bio_put(bio);

@@ -13,7 +13,9 @@
 struct kiocb;
 struct request;
 
-int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter);
+int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter,
+			   unsigned int mem_align_mask,
+			   unsigned int len_align_mask);
 
 /* How bio_iov_iter_get_pages_nopin() is called */
 #define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
@@ -35,9 +37,11 @@ static inline bool bio_nopin(const struct bio *bio)
 #ifdef CONFIG_NOPIN
 
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, unsigned int flags);
+			struct kiocb *iocb, unsigned int flags,
+			unsigned int mem_align_mask,
+			unsigned int len_align_mask);
 bool bio_nopin_known(struct bio *bio, struct iov_iter *iter,
-		     struct kiocb *iocb);
+		     struct kiocb *iocb, unsigned int mem_align_mask);
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
@@ -60,12 +64,16 @@ static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,
-					       unsigned int flags)
+					       unsigned int flags,
+					       unsigned int mem_align_mask,
+					       unsigned int len_align_mask)
 {
 	if (static_branch_unlikely(&nopin_direct_io_key) ||
 	    unlikely(!bio->bi_max_vecs))
-		return bio_nopin_get_pages(bio, iter, iocb, flags);
-	return bio_iov_iter_get_pages(bio, iter);
+		return bio_nopin_get_pages(bio, iter, iocb, flags,
+					   mem_align_mask, len_align_mask);
+	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+				      len_align_mask);
 }
 
 #else /* !CONFIG_NOPIN */
@@ -87,9 +95,12 @@ static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,
-					       unsigned int flags)
+					       unsigned int flags,
+					       unsigned int mem_align_mask,
+					       unsigned int len_align_mask)
 {
-	return bio_iov_iter_get_pages(bio, iter);
+	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+				      len_align_mask);
 }
 
 #endif /* CONFIG_NOPIN */

@@ -32,6 +32,7 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include "lru.h"
 #include "nopin.h"
 
 /* All chunks */
@@ -209,10 +210,9 @@ struct nopin_round {
 	unsigned int	left;	/* chunks until there is a break */
 };
 
-/* With the lock of the list held; @arg: the round, if there is one */
+/* With the lock of the list held, on return as well; @arg: the round, if there is one */
 static enum lru_status nopin_isolate(struct list_head *item,
-				     struct list_lru_one *list,
-				     spinlock_t *lock, void *arg)
+				     struct list_lru_one *list, void *arg)
 {
 	struct nopin_chunk *chunk = container_of(item, struct nopin_chunk, lru);
 	/* Neither is freed before the chunk is off the list */
@@ -248,7 +248,7 @@ static unsigned long nopin_shrink_count(struct shrinker *shrinker,
 static unsigned long nopin_shrink_scan(struct shrinker *shrinker,
 				       struct shrink_control *sc)
 {
-	return list_lru_shrink_walk(&nopin_lru, sc, nopin_isolate, NULL);
+	return list_lru_shrink_walk(&nopin_lru, sc, nopin_lru_isolate, NULL);
 }
 
 /**
@@ -267,7 +267,7 @@ unsigned long nopin_cache_age(void)
 	do {
 		/* Not too many: the walk holds a spinlock */
 		round.left = 64;
-		freed += list_lru_walk(&nopin_lru, nopin_isolate, &round,
+		freed += list_lru_walk(&nopin_lru, nopin_lru_isolate, &round,
 				       ULONG_MAX);
 		cond_resched();
 	} while (!round.left);

@@ -268,8 +268,8 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 	int ret = 0, err;
 
 	/* Fork has to see it before it looks at the pages */
-	if (!test_bit(MMF_HAS_PINNED, &mm->flags))
-		set_bit(MMF_HAS_PINNED, &mm->flags);
+	if (!mm_flags_test(MMF_HAS_PINNED, mm))
+		mm_flags_set(MMF_HAS_PINNED, mm);
 
 	for (; first < end; first = next) {
 		struct nopin_chunk *chunk;

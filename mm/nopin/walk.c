@@ -26,14 +26,12 @@
  * @page: the page at the address that was looked up; NULL if it is not huge
  * @end: address behind the memory that the entry maps
  * @special: there may be no struct page
- * @devmap: memory of a device
  * @young: accessed by the CPU lately
  */
 struct nopin_leaf {
 	struct page	*page;
 	unsigned long	end;
 	bool		special;
-	bool		devmap;
 	bool		young;
 };
 
@@ -63,7 +61,7 @@ static pte_t nopin_pud_pte(pud_t pud)
 /* Is it memory that may have no struct page? */
 static __always_inline bool nopin_special(pte_t pte)
 {
-	return pte_special(pte) && !pte_devmap(pte) && !is_zero_pfn(pte_pfn(pte));
+	return pte_special(pte) && !is_zero_pfn(pte_pfn(pte));
 }
 
 /* If it is not dirty, a page fault for write makes it so */
@@ -82,8 +80,7 @@ static bool nopin_pmd(struct nopin_leaf *leaf, pmd_t pmd, unsigned long addr,
 		return false;
 	leaf->page = pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
 	leaf->end = (addr & PMD_MASK) + PMD_SIZE;
-	leaf->special = pmd_special(pmd);
-	leaf->devmap = pmd_devmap(pmd);
+	leaf->special = pmd_special(pmd) && !is_huge_zero_pmd(pmd);
 	leaf->young = pmd_young(pmd);
 	return true;
 }
@@ -98,7 +95,6 @@ static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
 	leaf->page = pud_page(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
 	leaf->end = (addr & PUD_MASK) + PUD_SIZE;
 	leaf->special = pud_special(pud);
-	leaf->devmap = pud_devmap(pud);
 	leaf->young = pte_young(nopin_pud_pte(pud));
 	return true;
 }
@@ -166,16 +162,14 @@ bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir)
 
 /* Does GUP have to judge this page? */
 static __always_inline bool nopin_page_special(struct page *page,
-					       enum nopin_dir dir, bool devmap)
+					       enum nopin_dir dir)
 {
 	struct folio *folio = page_folio(page);
 	struct address_space *mapping;
 
 	/* Truncation of a file on fs-DAX unmaps first, so that is safe */
-	if (unlikely(devmap) && is_zone_device_page(page))
-		return page->pgmap->type != MEMORY_DEVICE_FS_DAX;
-	if (IS_ENABLED(CONFIG_PCI_P2PDMA) && is_pci_p2pdma_page(page))
-		return true;
+	if (unlikely(is_zone_device_page(page)))
+		return page_pgmap(page)->type != MEMORY_DEVICE_FS_DAX;
 	if (folio_test_anon(folio))
 		/*
 		 * hugetlb decides by the mapcount alone whether it can reuse a
@@ -233,7 +227,7 @@ static __always_inline void nopin_publish(struct nopin_walk *walk,
 
 /* An entry maps @page at index @i; returns whether to make that known */
 static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
-				      struct page *page, bool devmap)
+				      struct page *page)
 {
 	struct bio_vec *bv = &chunk->bvec[i];
 
@@ -244,7 +238,7 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 	    WARN_ON_ONCE(nopin_count(chunk, i, NOPIN_FROM_DEVICE) ||
 			 nopin_count(chunk, i, NOPIN_TO_DEVICE)))
 		return false;
-	if (unlikely(devmap))
+	if (unlikely(is_zone_device_page(page)))
 		WRITE_ONCE(chunk->range->apart, true);
 	bvec_set_page(bv, page, PAGE_SIZE, 0);
 	return true;
@@ -252,9 +246,9 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 
 /* May I/O use this page, and others that the same entry maps? */
 static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
-				       bool special, bool devmap, bool young)
+				       bool special, bool young)
 {
-	if (unlikely(special) || nopin_page_special(page, dir, devmap))
+	if (unlikely(special) || nopin_page_special(page, dir))
 		return -EPERM;
 	/* Tell reclaim of the access, as a touch by the CPU would have */
 	if (unlikely(!young))
@@ -290,10 +284,10 @@ static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
 			    chunk->bvec[i].bv_page != p)
 				continue;
 			ret = nopin_judge(p, dir, nopin_special(pte),
-					  pte_devmap(pte), pte_young(pte));
+					  pte_young(pte));
 			if (unlikely(ret))
 				goto fail;
-			if (nopin_add(chunk, i, p, pte_devmap(pte)))
+			if (nopin_add(chunk, i, p))
 				known |= wanted & -wanted;
 			continue;
 fail:
@@ -314,8 +308,7 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
 
 	if (walk->all && !leaf->young && walk->chunk->bvec[page].bv_page != leaf->page)
 		return;
-	ret = nopin_judge(leaf->page, walk->dir, leaf->special, leaf->devmap,
-			  leaf->young);
+	ret = nopin_judge(leaf->page, walk->dir, leaf->special, leaf->young);
 	if (ret) {
 		walk->ret = walk->ret ?: ret;
 		return;
@@ -325,8 +318,7 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
 
 		for (; wanted; wanted &= wanted - 1) {
 			i = nopin_page(page, wanted);
-			if (nopin_add(walk->chunk, i, leaf->page + (i - first),
-				      leaf->devmap))
+			if (nopin_add(walk->chunk, i, leaf->page + (i - first)))
 				known |= wanted & -wanted;
 		}
 		if (known)

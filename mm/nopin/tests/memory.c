@@ -71,7 +71,7 @@ unsigned long nt_map_fixed(struct kunit *test, unsigned long addr, size_t len)
 
 unsigned long nt_map_shmem(struct kunit *test, size_t len, unsigned long flags)
 {
-	struct file *file = shmem_file_setup("nopin_kunit", len, 0);
+	struct file *file = shmem_file_setup("nopin_kunit", len, EMPTY_VMA_FLAGS);
 	unsigned long addr;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
@@ -154,7 +154,8 @@ unsigned long nt_map_hugetlb(struct kunit *test, unsigned long size,
 
 	overcommit = h->nr_overcommit_huge_pages;
 	h->nr_overcommit_huge_pages += nr;
-	file = hugetlb_file_setup("nopin_kunit", nr * size, VM_NORESERVE,
+	file = hugetlb_file_setup("nopin_kunit", nr * size,
+				  mk_vma_flags(VMA_NORESERVE_BIT),
 				  HUGETLB_ANONHUGE_INODE, ilog2(size));
 	if (IS_ERR(file))
 		h->nr_overcommit_huge_pages = overcommit;

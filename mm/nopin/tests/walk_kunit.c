@@ -463,12 +463,14 @@ static void test_special_pte(struct kunit *test)
 }
 
 #if defined(CONFIG_SECRETMEM) && defined(CONFIG_X86_64)
+asmlinkage long __x64_sys_memfd_secret(const struct pt_regs *regs);
+
 /* The kernel has no other way to make some */
 static long secretmem_fd(void)
 {
 	struct pt_regs regs = {};
 
-	return x64_sys_call(&regs, __NR_memfd_secret);
+	return __x64_sys_memfd_secret(&regs);
 }
 #elif defined(CONFIG_SECRETMEM) && defined(CONFIG_ARM64)
 asmlinkage long __arm64_sys_memfd_secret(const struct pt_regs *regs);
@@ -497,7 +499,7 @@ static void test_secretmem(struct kunit *test)
 	fd = secretmem_fd();
 	if (fd < 0)
 		kunit_skip(test, "no secretmem: %ld", fd);
-	ret = ksys_ftruncate(fd, 2 * PAGE_SIZE);
+	ret = ksys_ftruncate(fd, 2 * PAGE_SIZE, 0);
 	file = fget(fd);
 	close_fd(fd);
 	KUNIT_ASSERT_NOT_NULL(test, file);
@@ -595,8 +597,8 @@ static void test_walk_is_atomic(struct kunit *test)
 	chunk = nopin_chunk_at(aw->range, aw->first);
 
 	migrate_disable();
-	hrtimer_init(&aw->timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
-	aw->timer.function = atomic_walk_fn;
+	hrtimer_setup(&aw->timer, atomic_walk_fn, CLOCK_MONOTONIC,
+		      HRTIMER_MODE_REL_PINNED_HARD);
 	hrtimer_start(&aw->timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
 	for (i = 0; i < 100; i++) {
 		mmu_notifier_clear_young(current->mm, addr,
