@@ -3,6 +3,9 @@
 # Entry points only: the work is in tools/testing/vm and bench.
 
 FLAVOR ?= plain
+# Or 7.3
+KERNEL ?= 6.12
+export KERNEL
 VM := tools/testing/vm
 
 .DEFAULT_GOAL := help
@@ -11,7 +14,7 @@ VM := tools/testing/vm
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
 	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
-	@echo 'make check           all the tests'
+	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests, as CI does'
 	@echo 'make check-mutants   break each rule: does a test notice?'
 	@echo 'make check-long      what takes too long for make check'
 	@echo
@@ -21,6 +24,8 @@ help:
 	@echo 'make series          build/series: the patches as one would mail them'
 	@echo 'make kernel          build build/FLAVOR; FLAVOR=plain kunit kasan kcsan off arm64'
 	@echo 'make clean           remove what was built (not the kernel source)'
+	@echo
+	@echo 'KERNEL=7.3 with any of these: another kernel, in build/7.3 instead of build'
 	@echo
 	@echo '$(VM)/run -- COMMAND  runs a command in a kernel that was built'
 
@@ -45,8 +50,9 @@ demo: deps
 bench: deps
 	@bench/run
 
+# ALSO=kasan: more groups, see tools/testing/vm/check --list
 check: deps
-	@$(VM)/check
+	@$(VM)/check check $(ALSO)
 
 check-mutants: deps
 	@$(VM)/check mutants

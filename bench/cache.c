@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A TCG plugin with a model of the caches and TLBs of a processor, and a program
- * for the guest in which two processors share something.
+ * A TCG plugin with a model of the caches and TLBs of a processor.
  *
  *	gcc -O2 -Wall -shared -fPIC -o cache.so cache.c
  *	qemu-system-x86_64 ... -plugin cache.so,mark=0xADDRESS,marks=N,out=FILE
@@ -33,248 +32,26 @@
  * With several processors, QEMU has a thread for each. The plugin has one lock
  * then. It holds up a processor that is too far ahead of another one that is not
  * idle either: how busy the host is must not decide how they take turns.
- *
- *	gcc -O2 -Wall -DGUEST -o share cache.c -pthread -luring
- *	share HOW IOS DISK
- *
- * HOW is what two threads of a process, each on its processor, do:
- *
- *	near	each reads into 64 pages of its own, with those of the other
- *		between them
- *	far	each reads into 64 pages of its own, which are 4 MiB from the others
- *	same	both read into the same 64 pages
- *	pool	both read into any pages of 1 GiB
- *	remote	one submits reads to a disk that is polled, the other polls
- *
- * It executes now_ns() before IOS reads of each thread, and behind them. With
- * remote, it is IOS reads of both.
  */
-#ifdef GUEST
-
-#define _GNU_SOURCE
-#include <liburing.h>
-#include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 
-#include "common.h"
+enum count {
+	ACCESSES,
+	L1_MISSES,
+	L2_MISSES,
+	LLC_MISSES,
+	TLB_MISSES,
+	STLB_MISSES,
+	MOVED_READ,	/* another processor has written the line */
+	MOVED_WRITE,	/* the same, and now it is lost there */
+	TAKEN,		/* written, another processor had it to read */
+	COUNTS
+};
 
-#define THREADS	2
-#define PAGES	64
-#define FAR	(4UL << 20)
-#define POOL	(FAR << 8)
-#define DEPTH	16
-#define WARM	32768UL
-
-enum how { NEAR, APART, SAME, ANY, REMOTE, HOWS };
-
-static const char * const names[] = { "near", "far", "same", "pool", "remote" };
-
-static enum how how;
-static unsigned long ios;
-static char *pool;
-static int disk;
-static struct io_uring ring, poller;
-static atomic_uint arrived, turn;
-/* Not in the same line */
-static uint64_t state[THREADS][16];
-
-/* Nobody sleeps: a wakeup has lines that move as well */
-static void meet(unsigned int *round)
-{
-	*round += THREADS;
-	atomic_fetch_add(&arrived, 1);
-	while ((int)(atomic_load(&arrived) - *round) < 0)
-		__builtin_ia32_pause();
-}
-
-static char *buffer(int me, unsigned long i)
-{
-	i %= PAGES;
-	switch (how) {
-	case NEAR:
-		return pool + (i * THREADS + me) * PAGE;
-	case APART:
-		return pool + me * FAR + i * PAGE;
-	case ANY:
-		return pool + random_next(state[me]) % (POOL / PAGE) * PAGE;
-	default:
-		return pool + i * PAGE;
-	}
-}
-
-static void submit(unsigned long first)
-{
-	struct io_uring_sqe *sqe;
-	unsigned long i;
-
-	for (i = first; i < first + DEPTH; i++) {
-		sqe = io_uring_get_sqe(&ring);
-		io_uring_prep_read(sqe, disk, buffer(0, i), PAGE, i % 1024 * PAGE);
-	}
-	if (io_uring_submit(&ring) != DEPTH)
-		errx(1, "io_uring_submit");
-}
-
-static void poll(void)
-{
-	struct io_uring_cqe *cqe;
-	int i;
-
-	for (i = 0; i < DEPTH; i++) {
-		if (io_uring_wait_cqe(&poller, &cqe))
-			errx(1, "io_uring_wait_cqe");
-		if (cqe->res != PAGE)
-			errx(1, "a read: %d", cqe->res);
-		io_uring_cqe_seen(&poller, cqe);
-	}
-}
-
-static void work(int me, unsigned long n)
-{
-	unsigned long i;
-
-	if (how != REMOTE) {
-		for (i = 0; i < n; i++)
-			if (pread(disk, buffer(me, i), PAGE, i % 1024 * PAGE) != PAGE)
-				err(1, "read");
-		return;
-	}
-	for (i = 0; i < n; i += DEPTH) {
-		while ((int)atomic_load(&turn) != me)
-			__builtin_ia32_pause();
-		if (me)
-			poll();
-		else
-			submit(i);
-		atomic_store(&turn, !me);
-	}
-}
-
-static void *thread(void *arg)
-{
-	int me = (intptr_t)arg;
-	unsigned int round = 0;
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(me, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		err(1, "sched_setaffinity");
-	meet(&round);
-	work(me, WARM);
-	meet(&round);
-	if (!me)
-		now_ns();
-	meet(&round);
-	work(me, ios);
-	meet(&round);
-	if (!me)
-		now_ns();
-	return NULL;
-}
-
-int main(int argc, char **argv)
-{
-	size_t size = 2 * FAR, i;
-	pthread_t other;
-	int ret;
-
-	if (argc != 4)
-		goto usage;
-	for (how = 0; how < HOWS; how++)
-		if (!strcmp(argv[1], names[how]))
-			break;
-	ios = strtoul(argv[2], NULL, 0) / DEPTH * DEPTH;
-	if (how == HOWS || !ios)
-		goto usage;
-	disk = open(argv[3], O_RDONLY | O_DIRECT);
-	if (disk < 0)
-		err(1, "%s", argv[3]);
-
-	/* Aligned, so that it does not depend on the place what shares a line */
-	if (how == ANY)
-		size = POOL;
-	pool = map_pages(size + FAR);
-	pool = (char *)(((uintptr_t)pool + FAR - 1) & ~(FAR - 1));
-	madvise(pool, size, MADV_NOHUGEPAGE);
-	for (i = 0; i < size; i += PAGE)
-		pool[i] = 1;
-	for (i = 0; i < THREADS; i++)
-		state[i][0] = (i + 1) * 88172645463325252ULL;
-	if (how == REMOTE) {
-		ret = io_uring_queue_init(DEPTH, &ring, IORING_SETUP_IOPOLL);
-		if (ret)
-			errx(1, "io_uring_queue_init: %s", strerror(-ret));
-		poller = ring;
-		/* Or liburing polls when it submits */
-		ring.flags &= ~IORING_SETUP_IOPOLL;
-	}
-	if (pthread_create(&other, NULL, thread, (void *)1L))
-		errx(1, "pthread_create");
-	thread(NULL);
-	if (pthread_join(other, NULL))
-		errx(1, "pthread_join");
-	printf("{\"ios\": %lu}\n", how == REMOTE ? ios : THREADS * ios);
-	return 0;
-
-usage:
-	fprintf(stderr, "usage: share near|far|same|pool|remote IOS DISK\n");
-	return 2;
-}
-
-#else /* !GUEST */
-
-#include <inttypes.h>
-#include <sched.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-/*
- * Debian has no package with qemu-plugin.h. This is what is needed of it, at
- * version 1 of the API.
- */
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-struct qemu_plugin_hwaddr;
-
-typedef void (*tb_callback)(uint64_t id, struct qemu_plugin_tb *tb);
-typedef void (*insn_callback)(unsigned int cpu, void *data);
-typedef void (*mem_callback)(unsigned int cpu, uint32_t info, uint64_t vaddr,
-			     void *data);
-typedef void (*vcpu_callback)(uint64_t id, unsigned int cpu);
-
-enum { NO_REGS };
-enum { READS_AND_WRITES = 3 };
-
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, tb_callback cb);
-void qemu_plugin_register_vcpu_init_cb(uint64_t id, vcpu_callback cb);
-void qemu_plugin_register_vcpu_idle_cb(uint64_t id, vcpu_callback cb);
-void qemu_plugin_register_vcpu_resume_cb(uint64_t id, vcpu_callback cb);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn,
-					    insn_callback cb, int flags, void *data);
-void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *insn, mem_callback cb,
-				      int flags, int rw, void *data);
-bool qemu_plugin_mem_is_store(uint32_t info);
-unsigned int qemu_plugin_mem_size_shift(uint32_t info);
-struct qemu_plugin_hwaddr *qemu_plugin_get_hwaddr(uint32_t info, uint64_t vaddr);
-bool qemu_plugin_hwaddr_is_io(const struct qemu_plugin_hwaddr *haddr);
-uint64_t qemu_plugin_hwaddr_phys_addr(const struct qemu_plugin_hwaddr *haddr);
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
-struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb,
-						 size_t i);
-uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
-
-/* QEMU looks these up */
-int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv);
-extern int qemu_plugin_version;
-int qemu_plugin_version = 1;
+#define SITE_COUNTS	COUNTS
+#include "plugin.h"
 
 #define KERNEL		0xff00000000000000ULL
-#define BITS		20
 #define CPUS		8
 #define LINE_SHIFT	6
 
@@ -304,28 +81,10 @@ int qemu_plugin_version = 1;
 /* An address that is not that of the direct map: not the same line, ever */
 #define MAPPED		0x0004000000000000ULL
 
-enum count {
-	ACCESSES,
-	L1_MISSES,
-	L2_MISSES,
-	LLC_MISSES,
-	TLB_MISSES,
-	STLB_MISSES,
-	MOVED_READ,	/* another processor has written the line */
-	MOVED_WRITE,	/* the same, and now it is lost there */
-	TAKEN,		/* written, another processor had it to read */
-	COUNTS
-};
-
 enum region { DIRECT_MAP, STRUCT_PAGES, KERNEL_IMAGE, VMALLOC, USER, REGIONS };
 
 static const char * const region_names[] = {
 	"direct-map", "struct-pages", "kernel-image", "vmalloc", "user",
-};
-
-struct site {
-	uint64_t addr;
-	uint64_t count[COUNTS];
 };
 
 struct cpu {
@@ -346,9 +105,6 @@ static struct cpu cpus[CPUS];
 static unsigned int nr_cpus;
 static uint64_t llc[LLC_SETS][LLC_WAYS];
 
-/* Open addressing; it may not move, for generated code has addresses of it */
-static struct site table[1 << BITS];
-static size_t used;
 static struct site user;
 static uint64_t regions[REGIONS][COUNTS];
 static uint64_t mark, skip, until;
@@ -370,23 +126,6 @@ static void lock(void)
 static void unlock(void)
 {
 	__atomic_clear(&locked, __ATOMIC_RELEASE);
-}
-
-static struct site *find(uint64_t addr)
-{
-	size_t i = addr * 0x9e3779b97f4a7c15ULL >> (64 - BITS);
-
-	for (; table[i].addr != addr; i = (i + 1) % (1 << BITS)) {
-		if (table[i].addr)
-			continue;
-		if (++used == (1 << BITS) / 4 * 3) {
-			fprintf(stderr, "cache: too much code, increase BITS\n");
-			exit(1);
-		}
-		table[i].addr = addr;
-		break;
-	}
-	return &table[i];
 }
 
 /* Of a set: the place of a key, or the number of ways */
@@ -681,7 +420,7 @@ static void write_section(void)
 	}
 	fprintf(out, "user");
 	write_counts(user.count);
-	for (size_t i = 0; i < 1 << BITS; i++) {
+	for (size_t i = 0; i < 1 << TABLE_BITS; i++) {
 		if (!any(table[i].count))
 			continue;
 		fprintf(out, "%" PRIx64, table[i].addr);
@@ -790,11 +529,9 @@ int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 		} else if (!strncmp(argv[i], "until=", 6)) {
 			until = strtoull(argv[i] + 6, NULL, 0);
 		} else if (!strncmp(argv[i], "out=", 4)) {
-			out = fopen(argv[i] + 4, "w");
-			if (!out) {
-				perror(argv[i] + 4);
+			out = open_out(argv[i] + 4);
+			if (!out)
 				return -1;
-			}
 		} else {
 			fprintf(stderr, "cache: unknown option '%s'\n", argv[i]);
 			return -1;
@@ -810,5 +547,3 @@ int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
 	return 0;
 }
-
-#endif /* GUEST */

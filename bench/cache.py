@@ -49,7 +49,7 @@ QUARTERS = {"cold": 1, "warm": 7}
 POOL_MARKS = 10
 # The timer's interrupt, and the return from it
 TICK = ("asm_sysvec_apic_timer_interrupt", "native_irq_return_iret")
-# Of the program in cache.c, with two processors
+# Of share.c, with two processors
 SHARED = ("near", "far", "same", "pool", "remote")
 SHARED_IOS = 50000
 SHARED_MARKS = 2
@@ -116,7 +116,7 @@ def mark_of(program):
 def build():
     lib.compile_c("cache.c", PLUGIN, "-shared", "-fPIC")
     lib.compile_c("pool.c", OUT / "pool", *AT_AN_ADDRESS, "-luring")
-    lib.compile_c("cache.c", OUT / "share", "-DGUEST", *AT_AN_ADDRESS, "-pthread", "-luring")
+    lib.compile_c("share.c", OUT / "share", *AT_AN_ADDRESS, "-pthread", "-luring")
 
 
 def guest(image, vmlinux, name, program, marks, more, options, plan):

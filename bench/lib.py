@@ -15,8 +15,9 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = REPO / "bench/results"
 RUN = REPO / "tools/testing/vm/run"
 KERNEL = REPO / "tools/testing/vm/kernel"
-IMAGE = REPO / "build/plain/arch/x86/boot/bzImage"
-VMLINUX = REPO / "build/plain/vmlinux"
+BUILD = REPO / "build" / os.environ.get("KERNEL", "6.12").replace("6.12", "")
+IMAGE = BUILD / "plain/arch/x86/boot/bzImage"
+VMLINUX = BUILD / "plain/vmlinux"
 
 MODES = ("pin", "nopin")
 

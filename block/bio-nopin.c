@@ -2,14 +2,13 @@
 /*
  * User pages in bios without page pins.
  *
- * Called where a bio would have its pages pinned. The bio enters the pages
- * (see mm/nopin/range.c) here, and exits them where the pages would be
- * unpinned. An invalidation may wait for a prompt bio. So it is submitted
- * immediately, with nothing in between that waits for an invalidation, and
- * exits when it ends. Waiting for closed pages to open and faulting in missing
- * ones is done with nothing entered.
+ * A bio enters its pages (see mm/nopin/range.c) where it would pin them, and
+ * exits them where it would unpin them. An invalidation may wait for a prompt
+ * bio. So the caller submits it with nothing in between that waits for an
+ * invalidation, and the bio exits when it ends. bio_nopin_prepare() waits for
+ * closed pages and faults in missing ones, with nothing entered.
  *
- * A bio that cannot be served like that is pinned and the cause is counted.
+ * A bio that cannot enter its pages is pinned, and the cause is counted.
  */
 
 #include <linux/bio.h>
@@ -25,8 +24,8 @@
 #include "blk.h"
 
 /*
- * How often the same pages are opened or faulted in before a bio is pinned. A
- * page that moves takes two: one while its PTE is a migration entry.
+ * How often the same pages are opened or faulted in before the bio is pinned. A
+ * page that migrates takes two tries: one while its PTE is a migration entry.
  */
 #define BIO_NOPIN_TRIES		16
 
@@ -35,23 +34,22 @@ static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
 	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
 }
 
-/* How many pages is that? */
+/* How many pages does this memory touch? */
 static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 {
 	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-/* One bio_vec for several pages that have been entered, if that does */
+/* One bio_vec for entered pages that are next to each other in memory */
 static __always_inline bool bio_nopin_single(struct bio_vec *to,
-					     const struct nopin_chunk *chunk,
-					     unsigned long addr, size_t nr,
-					     size_t len)
+					     const struct nopin_range *range,
+					     const struct bio_vec *bvec,
+					     size_t nr, size_t len,
+					     unsigned int offset)
 {
-	unsigned int start = nopin_start(addr);
-
-	if (!nopin_contiguous(chunk, start, nr))
+	if (!nopin_contiguous(range, bvec, nr))
 		return false;
-	bvec_set_page(to, chunk->bvec[start].bv_page, len, offset_in_page(addr));
+	bvec_set_page(to, bvec->bv_page, len, offset);
 	return true;
 }
 
@@ -60,20 +58,22 @@ static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 {
 	if (bio->bi_max_vecs)
 		return bio->bi_io_vec;
-	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
-	return bio->bi_pool && bio->bi_pool->back_pad ? bio->bi_inline_vecs :
+	/* bio_nopin_vecs() allocated none; see BIOSET_NEED_BVECS */
+	return bio->bi_pool && bio->bi_pool->back_pad ? bio_inline_vecs(bio) :
 							NULL;
 }
 
 /*
- * May an invalidation wait for the bio? Not if it is polled: then it ends when
- * its submitter, who may be the one that waits, looks after it.
+ * May an invalidation wait for the bio? Not if it is polled: it ends when its
+ * submitter polls, and the submitter may be the task that waits. Nor if it comes
+ * with metadata, which are pinned before it is submitted.
  */
 static __always_inline bool bio_nopin_prompt(const struct bio *bio,
 					     struct kiocb *iocb,
 					     unsigned int flags)
 {
 	return !(flags & BIO_NOPIN_OTHER) && bdev_prompt(bio->bi_bdev) &&
+	       !(iocb->ki_flags & IOCB_HAS_METADATA) &&
 	       !((iocb->ki_flags & IOCB_HIPRI) && !is_sync_kiocb(iocb));
 }
 
@@ -95,8 +95,8 @@ bio_nopin_start(const struct iov_iter *iter)
 }
 
 /*
- * The next piece of at most @max bytes, and of one segment: its length, 0 at
- * the end, and its untagged address.
+ * The next piece of at most @max bytes within one segment: its length, 0 at the
+ * end, and its untagged address.
  */
 static __always_inline size_t bio_nopin_next(const struct iov_iter *iter,
 					     struct bio_nopin_pos *pos,
@@ -145,8 +145,9 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 }
 
 /*
- * Are those pages behind these, so that one extent does for both? Chunks count
- * I/O that is not prompt once for each extent, so there it takes a new chunk.
+ * Do the pages of @add follow those of @ext, so that one extent can hold both?
+ * I/O that is not prompt is counted once per extent and chunk, so then @add must
+ * begin a new chunk.
  */
 static bool bio_nopin_follows(const struct nopin_extent *ext,
 			      const struct nopin_extent *add)
@@ -156,8 +157,8 @@ static bool bio_nopin_follows(const struct nopin_extent *ext,
 }
 
 /*
- * Remember pages that have been entered; false if there is no room. Pages are
- * entered already, so this must not wait for memory.
+ * Note pages that have been entered; false if there is no room. Must not wait for
+ * memory with pages entered.
  */
 static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 {
@@ -174,7 +175,7 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 		return true;
 	}
 	if (!ext->is_array) {
-		/* Each piece takes a bio_vec */
+		/* Each piece takes at least one bio_vec */
 		unsigned int room = bio->bi_max_vecs;
 		struct nopin_extent *many;
 
@@ -194,14 +195,12 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 	return true;
 }
 
-/* A bio must be a number of blocks; the pages of the rest stay entered */
-static size_t bio_nopin_trim(struct bio *bio, size_t size)
+/* Cut the bio to whole blocks; the pages of the rest stay entered */
+static size_t bio_nopin_trim(struct bio *bio, size_t size,
+			     unsigned int len_align_mask)
 {
-	size_t trim = 0;
+	size_t trim = size & len_align_mask;
 
-	/* But for those of passthrough requests */
-	if (bio->bi_bdev)
-		trim = size & (bdev_logical_block_size(bio->bi_bdev) - 1);
 	size -= trim;
 	while (unlikely(trim)) {
 		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt - 1];
@@ -215,42 +214,43 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size)
 	return size;
 }
 
-/* For bios that bio_nopin_vecs() let have none */
-static void bio_nopin_alloc_vecs(struct bio *bio, struct iov_iter *iter)
+/* For bios for which bio_nopin_vecs() allocated none */
+static void bio_nopin_alloc_vecs(struct bio *bio)
 {
-	unsigned short nr = max(bio_iov_vecs_to_alloc(iter, BIO_MAX_VECS),
-				BIO_NOPIN_VECS + 1);
-
-	/* This waits, but does not fail */
-	bio->bi_io_vec = bvec_alloc(&bio->bi_pool->bvec_pool, &nr, GFP_KERNEL);
-	bio->bi_max_vecs = nr;
-	/* That cache is for bios without */
+	/* This waits, but does not fail. bio_free() knows by their number */
+	bio->bi_io_vec = mempool_alloc(&bio->bi_pool->bvec_pool, GFP_KERNEL);
+	bio->bi_max_vecs = BIO_MAX_VECS;
+	/* That cache is for bios without allocated bio_vecs */
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
-/* The translations of entered pages: how many bio_vecs? */
+/* Copy the translations of entered pages; returns how many bio_vecs */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
-				     struct nopin_chunk *chunk,
-				     unsigned long addr, size_t len)
+				     const struct nopin_range *range,
+				     const struct bio_vec *bvec,
+				     unsigned int offset, size_t len)
 {
-	unsigned short nr = bio_nopin_nr(addr, len);
+	unsigned short nr = bio_nopin_nr(offset, len);
 
-	if (bio_nopin_single(to, chunk, addr, nr, len))
+	if (bio_nopin_single(to, range, bvec, nr, len, offset))
 		return 1;
-	memcpy(to, &chunk->bvec[nopin_start(addr)], nr * sizeof(*to));
-	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset_in_page(addr) - len;
-	to->bv_offset += offset_in_page(addr);
-	to->bv_len -= offset_in_page(addr);
+	memcpy(to, bvec, nr * sizeof(*to));
+	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset - len;
+	to->bv_offset += offset;
+	to->bv_len -= offset;
 	return nr;
 }
 
 /*
- * Enter as much of @iter as the bio can hold. Nothing is left entered on errors:
- * -EAGAIN if pages have to be opened, -ENOSPC if there is no room for the extents.
- * @fail is the position of what they are about.
+ * Enter as much of @iter as the bio can hold. On errors nothing stays entered, and
+ * @fail is the position of the piece that failed: -EAGAIN if pages have to be
+ * opened, -ENOSPC if there is no room for the extents, -EINVAL if the memory is not
+ * aligned.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
-			 bool prompt, struct bio_nopin_pos *fail)
+			 bool prompt, unsigned int mem_align_mask,
+			 unsigned int len_align_mask,
+			 struct bio_nopin_pos *fail)
 {
 	enum nopin_dir dir = bio_nopin_dir(bio);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
@@ -268,35 +268,38 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 	/* the limit is for bv_len and bi_size, 32 bits each */
 	while (vcnt < bio->bi_max_vecs && size < SZ_1G) {
 		size_t room = (size_t)(bio->bi_max_vecs - vcnt) << PAGE_SHIFT;
-		struct nopin_chunk *chunk;
+		struct nopin_range *range;
 		struct nopin_extent ext;
+		struct bio_vec *bvec;
 		unsigned long addr;
-		bool entered;
 		size_t len;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
 		if (!len)
 			break;
-		/* With a page in each bio_vec */
+		/* In case each page takes a bio_vec */
 		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
+		/* Where a piece is cut, at the end of a page, it is aligned */
+		ret = -EINVAL;
+		if (unlikely((addr | len) & mem_align_mask))
+			goto fail;
 
-		/* Until the pages are entered */
-		rcu_read_lock();
-		chunk = nopin_mm_chunk(mm, addr);
-		entered = chunk && nopin_enter(chunk, addr,
-					       bio_nopin_nr(addr, len), dir,
-					       prompt, &ext);
-		rcu_read_unlock();
 		ret = -EAGAIN;
-		if (unlikely(!entered))
+		range = nopin_mm_find(mm, addr);
+		if (unlikely(!range))
+			goto fail;
+		bvec = nopin_enter(range, nopin_index(range, addr),
+				   bio_nopin_nr(addr, len), dir, prompt, &ext);
+		if (unlikely(!bvec))
 			goto fail;
 		if (unlikely(!bio_nopin_add(bio, &ext))) {
 			nopin_exit(&ext, dir);
 			ret = -ENOSPC;
 			goto fail;
 		}
-		vcnt += bio_nopin_copy(vecs + vcnt, chunk, addr, len);
+		vcnt += bio_nopin_copy(vecs + vcnt, range, bvec,
+				       offset_in_page(addr), len);
 		size += len;
 		bio_nopin_advance(&pos, len);
 		if (!pos.left)
@@ -305,7 +308,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 
 	bio->bi_vcnt = vcnt;
 	ret = -ENOSPC;
-	size = bio_nopin_trim(bio, size);
+	size = bio_nopin_trim(bio, size, len_align_mask);
 	if (unlikely(!size))
 		goto fail;
 	bio->bi_iter.bi_size = size;
@@ -321,9 +324,9 @@ fail:
 }
 
 /*
- * Whatever may sleep, for one piece of @iter that does not cross a multiple of
- * NOPIN_CHUNK_SIZE: fault it in, and open its pages. -ENXIO if later I/O may do
- * without pins; other errors are those of nopin_open() and nopin_fault().
+ * Fault in one piece of @iter that does not cross a multiple of NOPIN_CHUNK_SIZE,
+ * and open its pages. May sleep. -ENXIO if later I/O may do without pins; other
+ * errors are those of nopin_open() and nopin_fault().
  */
 static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 				   unsigned long addr, size_t len,
@@ -335,7 +338,7 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 
 	if (!access_ok((void __user *)addr, len))
 		return -EFAULT;
-	/* Nothing is allocated, or looked up, for what has to be faulted in */
+	/* Allocate and look up nothing for what has to be faulted in */
 	if (!nopin_present(mm, addr, dir)) {
 		if (iter->nofault)
 			return -EFAULT;
@@ -348,7 +351,7 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 
 	range = nopin_mm_find(mm, addr);
 	if (unlikely(!range)) {
-		/* The caller may hold a lock that comes behind the mmap_lock */
+		/* The caller may hold a lock that nests inside the mmap_lock */
 		if (iter->nofault) {
 			nopin_mm_want(mm, addr);
 			return -ENXIO;
@@ -363,11 +366,11 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 			 bio_nopin_nr(addr, len), dir, nowait);
 	if (ret != -EFAULT || iter->nofault)
 		return ret;
-	/* Later tries are going to open it */
+	/* The next try opens it */
 	return again ? -EAGAIN : nopin_fault(mm, addr, len, dir);
 }
 
-/* From where it failed, as far as a bio reaches with a page in each bio_vec */
+/* Prepare all from @pos on, as far as a bio reaches with a page per bio_vec */
 static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 			     struct bio_nopin_pos pos, bool nowait, bool again)
 {
@@ -389,11 +392,13 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 }
 
 /*
- * A bio with as much of @iter as it can hold, whatever it takes. -EAGAIN if
- * @again, and somebody would have to be waited for.
+ * Enter as much of @iter as the bio can hold; prepare, and try again, if need be.
+ * Returns 0, or the cause of a fallback. With @again, -EAGAIN instead of waiting
+ * for page faults or invalidations.
  */
 static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
-			   bool nowait, bool again)
+			   bool nowait, bool again, unsigned int mem_align_mask,
+			   unsigned int len_align_mask)
 {
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	size_t left = iov_iter_count(iter);
@@ -406,12 +411,15 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	if (!nopin_mm_ready(current->mm, addr))
 		return NOPIN_FALLBACK_FIRST;
 	if (!bio->bi_max_vecs)
-		bio_nopin_alloc_vecs(bio, iter);
+		bio_nopin_alloc_vecs(bio);
 
 	nowait |= iter->nofault;
-	while ((ret = bio_nopin_try(bio, iter, prompt, &pos))) {
+	while ((ret = bio_nopin_try(bio, iter, prompt, mem_align_mask,
+				    len_align_mask, &pos))) {
 		if (ret == -ENOSPC)
 			return NOPIN_FALLBACK_EXTENTS;
+		if (ret == -EINVAL)
+			return NOPIN_FALLBACK_INVALID;
 		if (pos.left < left) {
 			left = pos.left;
 			tries = 0;
@@ -433,7 +441,7 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			/* Earlier I/O may go on for long */
 			return NOPIN_FALLBACK_BUSY;
 		case -ETIME:
-			/* Something is being invalidated all the time */
+			/* Invalidations follow one another */
 			return NOPIN_FALLBACK_RACE;
 		case -EAGAIN:
 			if (nowait)
@@ -454,24 +462,26 @@ static __always_inline void bio_nopin_done(struct bio *bio)
 }
 
 /**
- * bio_nopin_known - add user pages to a bio, if their places are known
+ * bio_nopin_known - add user pages to a bio, if their translations are known
  * @bio: as for bio_nopin_get_pages()
- * @iter: as for bio_nopin_get_pages()
+ * @iter: as for bio_nopin_get_pages(), whole blocks
  * @iocb: as for bio_nopin_get_pages()
+ * @mem_align_mask: as for bio_nopin_get_pages()
  *
- * The way of most I/O: the buffer is in one piece, and it was used lately. Then the
- * bio points to the translations. What there is of @iter is a number of blocks.
+ * The way of most I/O: the buffer is in one piece, and was used lately. The bio
+ * points to the translations, or gets one bio_vec for adjacent pages.
  *
  * Context: As for nopin_enter(). Not static for the sake of tests.
  *
  * Return: whether the bio has got all of @iter, which is at its end now.
  */
-bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
+bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
+		     unsigned int mem_align_mask)
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
 	size_t nr = bio_nopin_nr(addr, iter->count);
-	struct nopin_chunk *chunk;
-	struct bio_vec *to;
+	struct bio_vec *bvec = NULL, *to;
+	struct nopin_range *range;
 	bool prompt;
 
 	if (!iter_is_ubuf(iter))
@@ -483,27 +493,30 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 	addr = untagged_addr(addr);
 	if (unlikely(nopin_start(addr) + nr > NOPIN_CHUNK_PAGES))
 		return false;
+	if (unlikely((addr | iter->count) & mem_align_mask))
+		return false;
 	prompt = bio_nopin_prompt(bio, iocb, 0);
 	if (prompt)
 		nopin_window_begin();
-	/* Until the pages are entered */
-	rcu_read_lock();
-	chunk = nopin_mm_chunk(current->mm, addr);
-	if (unlikely(!chunk ||
-		     !nopin_enter(chunk, addr, nr, bio_nopin_dir(bio), prompt,
-				  &bio->bi_nopin)))
-		goto fail;
-	rcu_read_unlock();
+	range = nopin_mm_find(current->mm, addr);
+	if (likely(range))
+		bvec = nopin_enter(range, nopin_index(range, addr), nr,
+				   bio_nopin_dir(bio), prompt, &bio->bi_nopin);
+	if (unlikely(!bvec)) {
+		nopin_window_end();
+		return false;
+	}
 
 	to = bio_nopin_inline_vecs(bio);
 	if (nr > 1 && to &&
-	    bio_nopin_single(to, chunk, addr, nr, iter->count)) {
+	    bio_nopin_single(to, range, bvec, nr, iter->count,
+			     offset_in_page(addr))) {
 		bio->bi_io_vec = to;
 		bio->bi_vcnt = 1;
 	} else {
-		bio->bi_io_vec = &chunk->bvec[nopin_start(addr)];
+		bio->bi_io_vec = bvec;
 		bio->bi_vcnt = nr;
-		bio->bi_iter.bi_bvec_done = offset_in_page(addr);
+		bio->bi_iter.bi_offset = offset_in_page(addr);
 		bio_set_flag(bio, BIO_CLONED);
 	}
 	bio->bi_iter.bi_size = iter->count;
@@ -512,10 +525,6 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb)
 	iter->count = 0;
 	bio_nopin_done(bio);
 	return true;
-fail:
-	rcu_read_unlock();
-	nopin_window_end();
-	return false;
 }
 
 /**
@@ -524,18 +533,21 @@ fail:
  * @iter: user memory; advanced over what was added
  * @iocb: the I/O
  * @flags: BIO_NOPIN_OTHER if the I/O is not prompt, whatever the device is: the
- *	caller may hold the bio across anything; BIO_NOPIN_STARTED if some of
- *	the I/O is on its way, so that it cannot be tried again as a whole
+ *	caller may hold the bio across anything; BIO_NOPIN_STARTED if part of
+ *	the I/O was submitted, so that the whole cannot be tried again
+ * @mem_align_mask: address and length of each piece of @iter have to be aligned to
+ *	this mask, if that was not checked before
+ * @len_align_mask: the size of the bio is aligned to this mask
  *
  * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
- * pages are released by bio_release_pages() or bio_check_pages_dirty() in
- * either case. If the I/O is prompt, those calls must come from the bio's end_io,
- * and the bio must be submitted without anything in between that may sleep.
+ * caller releases the pages by bio_release_pages() or bio_check_pages_dirty() in
+ * either case. If the I/O is prompt, the caller must do so in the bio's end_io,
+ * and must submit the bio with nothing in between that may sleep.
  *
- * IOCB_NOWAIT neither waits for invalidations nor fails because of them: by the
- * time pages are needed, some callers can no longer report -EAGAIN, and a pin
- * is what they got before. Those who set IOCB_NOPIN_AGAIN prefer -EAGAIN, to
- * waiting for page faults as well, and try again where they can wait.
+ * With IOCB_NOWAIT this pins instead of waiting for an invalidation, as some
+ * callers can no longer report -EAGAIN. With IOCB_NOPIN_AGAIN it returns -EAGAIN
+ * instead of waiting for an invalidation or a page fault, and the caller tries
+ * again where it can wait.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep, as
  * bio_iov_iter_get_pages() does.
@@ -545,27 +557,31 @@ fail:
  * pin_user_pages_fast().
  */
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, unsigned int flags)
+			struct kiocb *iocb, unsigned int flags,
+			unsigned int mem_align_mask,
+			unsigned int len_align_mask)
 {
 	int cause;
 
-	BUILD_BUG_ON(BIO_NOPIN_VECS != BIO_INLINE_VECS);
-
-	if (!(flags & BIO_NOPIN_OTHER) && likely(bio_nopin_known(bio, iter, iocb)))
+	if (!(flags & BIO_NOPIN_OTHER) &&
+	    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask)))
 		return 0;
 	if (!user_backed_iter(iter))
-		return bio_iov_iter_get_pages(bio, iter);
+		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+					      len_align_mask);
 	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),
 				iocb->ki_flags & IOCB_NOWAIT,
 				(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
-				!(flags & BIO_NOPIN_STARTED));
+				!(flags & BIO_NOPIN_STARTED),
+				mem_align_mask, len_align_mask);
 	if (cause < 0)
 		return cause;
 	if (cause) {
 		nopin_count_fallback(cause);
 		if (!bio->bi_max_vecs)
-			bio_nopin_alloc_vecs(bio, iter);
-		return bio_iov_iter_get_pages(bio, iter);
+			bio_nopin_alloc_vecs(bio);
+		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+					      len_align_mask);
 	}
 
 	iov_iter_advance(iter, bio->bi_iter.bi_size);
@@ -579,12 +595,12 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
  * @bio: bio without pages, of the operation of @rq; not yet part of it
  * @iter: user memory, aligned as the queue wants it; advanced over what was added
  *
- * Such I/O is not prompt: its submitter may do this or that before it is issued,
- * and it is the submitter who has bio_release_pages() called when it has ended.
+ * Such I/O is not prompt: its submitter may sleep before it issues the request, and
+ * calls bio_release_pages() when the request has ended.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep.
  *
- * Return: whether pages were added. If not they are to be pinned.
+ * Return: whether pages were added. If not, the caller is to pin them.
  */
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter)
@@ -596,13 +612,13 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	if (!static_branch_unlikely(&nopin_direct_io_key) ||
 	    !user_backed_iter(iter))
 		return false;
-	cause = bio_nopin_enter(bio, iter, false, false, false);
+	cause = bio_nopin_enter(bio, iter, false, false, false, 0, 0);
 	if (cause)
 		goto fallback;
 
-	/* What does not fit into a request, others divide */
-	if (bio_split_rw_at(bio, lim, &segs,
-			    lim->max_hw_sectors << SECTOR_SHIFT)) {
+	/* If it does not fit into a request, the code for pins divides it */
+	if (bio_split_io_at(bio, lim, &segs,
+			    lim->max_hw_sectors << SECTOR_SHIFT, 0)) {
 		bio_nopin_put(bio);
 		bio->bi_vcnt = 0;
 		bio->bi_iter.bi_size = 0;
@@ -622,8 +638,8 @@ fallback:
  * bio_nopin_exit - a bio no longer uses its user pages
  * @bio: bio with BIO_NOPIN set; cleared
  *
- * Context: Any. If the bio is prompt, not from anything that may run in, or wait
- * for, a task that changes the mapping: that task may be waiting for this call.
+ * Context: Any. If the bio is prompt, not in a task that changes the mapping, and
+ * not in anything that waits for such a task: that task may wait for this call.
  */
 void bio_nopin_exit(struct bio *bio)
 {

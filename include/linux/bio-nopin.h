@@ -13,7 +13,9 @@
 struct kiocb;
 struct request;
 
-int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter);
+int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter,
+			   unsigned int mem_align_mask,
+			   unsigned int len_align_mask);
 
 /* How bio_iov_iter_get_pages_nopin() is called */
 #define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
@@ -35,17 +37,19 @@ static inline bool bio_nopin(const struct bio *bio)
 #ifdef CONFIG_NOPIN
 
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
-			struct kiocb *iocb, unsigned int flags);
+			struct kiocb *iocb, unsigned int flags,
+			unsigned int mem_align_mask,
+			unsigned int len_align_mask);
 bool bio_nopin_known(struct bio *bio, struct iov_iter *iter,
-		     struct kiocb *iocb);
+		     struct kiocb *iocb, unsigned int mem_align_mask);
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
 void bio_nopin_exit(struct bio *bio);
 
 /*
- * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin() where it
- * would be @nr otherwise. None if the bio may be able to use those of earlier
- * I/O; it gets its own later if that turns out not to be the case.
+ * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin(), instead of
+ * @nr. None if the bio may be able to point to translations; otherwise it gets
+ * bio_vecs of its own later.
  */
 static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 					  unsigned int nr)
@@ -56,16 +60,20 @@ static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 	return nr;
 }
 
-/* As bio_iov_iter_get_pages(), without pins where possible */
+/* bio_iov_iter_get_pages(), without pins where possible */
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,
-					       unsigned int flags)
+					       unsigned int flags,
+					       unsigned int mem_align_mask,
+					       unsigned int len_align_mask)
 {
 	if (static_branch_unlikely(&nopin_direct_io_key) ||
 	    unlikely(!bio->bi_max_vecs))
-		return bio_nopin_get_pages(bio, iter, iocb, flags);
-	return bio_iov_iter_get_pages(bio, iter);
+		return bio_nopin_get_pages(bio, iter, iocb, flags,
+					   mem_align_mask, len_align_mask);
+	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+				      len_align_mask);
 }
 
 #else /* !CONFIG_NOPIN */
@@ -87,9 +95,12 @@ static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,
-					       unsigned int flags)
+					       unsigned int flags,
+					       unsigned int mem_align_mask,
+					       unsigned int len_align_mask)
 {
-	return bio_iov_iter_get_pages(bio, iter);
+	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
+				      len_align_mask);
 }
 
 #endif /* CONFIG_NOPIN */

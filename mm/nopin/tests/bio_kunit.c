@@ -46,8 +46,9 @@ static void known_complete(struct kiocb *iocb, long ret)
 {
 }
 
-static int get_known(struct kunit *test, struct fake_io *io,
-		     unsigned long addr, size_t len, enum nopin_dir dir)
+static int get_aligned(struct kunit *test, struct fake_io *io,
+		       unsigned long addr, size_t len, enum nopin_dir dir,
+		       unsigned int mem_align_mask)
 {
 	bool write = dir == NOPIN_TO_DEVICE;
 	int ret;
@@ -57,10 +58,17 @@ static int get_known(struct kunit *test, struct fake_io *io,
 	io->bio.bi_bdev = &io->bdev;
 	iov_iter_ubuf(&io->iter, write ? ITER_SOURCE : ITER_DEST,
 		      (void __user *)addr, len);
-	ret = bio_nopin_known(&io->bio, &io->iter, &io->iocb) ? 0 : -EAGAIN;
+	ret = bio_nopin_known(&io->bio, &io->iter, &io->iocb, mem_align_mask) ?
+	      0 : -EAGAIN;
 	KUNIT_EXPECT_EQ(test, iov_iter_count(&io->iter), ret ? len : 0);
 	KUNIT_EXPECT_EQ(test, bio_nopin(&io->bio), !ret);
 	return ret;
+}
+
+static int get_known(struct kunit *test, struct fake_io *io,
+		     unsigned long addr, size_t len, enum nopin_dir dir)
+{
+	return get_aligned(test, io, addr, len, dir, 0);
 }
 
 /* How many pieces of the bio are not where they should be */
@@ -98,7 +106,7 @@ static void check_known(struct kunit *test, unsigned long base)
 	};
 	struct nopin_range *range = nt_range(test, base);
 	const unsigned int start = nopin_index(range, base);
-	struct nopin_chunk *chunk = nopin_chunk(range, start);
+	struct nopin_chunk *chunk = nopin_chunk_at(range, start);
 	unsigned int i;
 
 	for (i = 0; i < 4 * ARRAY_SIZE(pieces); i++) {
@@ -125,7 +133,7 @@ static void check_known(struct kunit *test, unsigned long base)
 		KUNIT_EXPECT_TRUE(test, io->bio.bi_nopin.other == !prompt);
 		KUNIT_EXPECT_EQ(test, nt_others(range, start), !prompt);
 		/* the bio_vec of its own, or those that are kept */
-		if (nr > 1 && nopin_contiguous(chunk, page, nr)) {
+		if (nr > 1 && nopin_contiguous(range, chunk->bvec + page, nr)) {
 			KUNIT_EXPECT_EQ(test, io->bio.bi_vcnt, 1);
 			KUNIT_EXPECT_PTR_EQ(test, io->bio.bi_io_vec,
 					    &io->vecs[0]);
@@ -186,9 +194,9 @@ static void test_known_huge(struct kunit *test)
 
 	nt_open_pages(test, range, i + 9, 1, NOPIN_FROM_DEVICE);
 	nt_open_pages(test, range, i + 9, 1, NOPIN_TO_DEVICE);
-	chunk = nopin_chunk(range, i);
-	KUNIT_EXPECT_TRUE(test, chunk->apart ||
-			  nopin_contiguous(chunk, 0, NOPIN_CHUNK_PAGES));
+	chunk = nopin_chunk_at(range, i);
+	KUNIT_EXPECT_TRUE(test, range->apart ||
+			  nopin_contiguous(range, chunk->bvec, NOPIN_CHUNK_PAGES));
 	check_known(test, addr);
 }
 
@@ -227,10 +235,62 @@ static void test_known_border(struct kunit *test)
 	}
 }
 
+/* What is not aligned is left to those who fail because of it */
+static void test_known_align(struct kunit *test)
+{
+	static const struct {
+		size_t		off;
+		size_t		len;
+		unsigned int	mask;
+		int		ret;
+	} pieces[] = {
+		{ 512, 512, 511, 0 },
+		{ 512, PAGE_SIZE, 511, 0 },
+		{ 513, 512, 511, -EAGAIN },
+		{ 512, 513, 511, -EAGAIN },
+		{ 256, PAGE_SIZE, 511, -EAGAIN },
+		{ 256, PAGE_SIZE - 256, 255, 0 },
+		{ 4, 4, 3, 0 },
+		{ 2, 4, 3, -EAGAIN },
+		{ 1, 1, 0, 0 },
+	};
+	unsigned long addr = nt_map_chunk(test);
+	struct fake_io *io = fake_io(test, true);
+	struct nopin_range *range;
+	enum nopin_dir dir;
+	unsigned int first, i;
+
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
+	range = nt_range(test, addr);
+	first = nopin_index(range, addr);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		nt_open_pages(test, range, first, 2, dir);
+		for (i = 0; i < ARRAY_SIZE(pieces); i++) {
+			int ret = get_aligned(test, io, addr + pieces[i].off,
+					      pieces[i].len, dir,
+					      pieces[i].mask);
+
+			KUNIT_EXPECT_EQ_MSG(test, ret, pieces[i].ret, "%u", i);
+			if (!ret)
+				bio_nopin_exit(&io->bio);
+			EXPECT_STATE(test, 0, range, first, 2, dir);
+		}
+	}
+}
+
+/* It is static there, and what is not allocated depends on it */
+static void test_inline_vecs(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, fs_bio_set.back_pad,
+			BIO_NOPIN_VECS * sizeof(struct bio_vec));
+}
+
 static struct kunit_case bio_cases[] = {
 	KUNIT_CASE(test_known),
 	KUNIT_CASE(test_known_huge),
 	KUNIT_CASE(test_known_border),
+	KUNIT_CASE(test_known_align),
+	KUNIT_CASE(test_inline_vecs),
 	{}
 };
 

@@ -33,8 +33,8 @@ static int clear_young(unsigned int first, unsigned int nr)
 
 static unsigned int count_cached(void)
 {
-	return nopin_mm_count_cached(current->mm, CACHE_ADDR,
-				     CACHE_PAGES * PAGE_SIZE);
+	return nopin_mm_count_known(current->mm, CACHE_ADDR,
+				    CACHE_PAGES * PAGE_SIZE);
 }
 
 /* Look up these pages and no others: not so many that all of them are */
@@ -48,7 +48,7 @@ static void learn(struct kunit *test, struct nopin_range *range,
 		next = min3(end, nopin_next_chunk(first),
 			    first + NOPIN_WALK_ALL / 2);
 		spin_lock(&range->lock);
-		chunk = nopin_chunk(range, first);
+		chunk = nopin_chunk_at(range, first);
 		if (chunk)
 			chunk->walked = 0;
 		spin_unlock(&range->lock);
@@ -372,7 +372,7 @@ static void test_in_flight(struct kunit *test)
 {
 	struct nt_fixture *f = test->priv;
 	struct nopin_range *range = f->range;
-	struct bio_vec *bv = &nopin_chunk(range, 0)->bvec[23];
+	struct bio_vec *bv = &nopin_chunk_at(range, 0)->bvec[23];
 	unsigned int i, n;
 	enum nopin_dir dir;
 	struct nt_op *op;
@@ -522,30 +522,30 @@ static void test_count_cached(struct kunit *test)
 	learn(test, range, last, 1, NOPIN_TO_DEVICE);
 	learn(test, range, last + 1, 2, NOPIN_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, count_cached(), 23);
-	a = nopin_chunk(range, 0);
-	b = nopin_chunk(range, last + 1);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 0, last + 1), 21);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(b, 0, last + 1), 2);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 0, 60), 0);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 0, 61), 1);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 62, 67), 5);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 79, last), 1);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, last, last + 1), 1);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(b, 0, 1), 1);
-	KUNIT_EXPECT_EQ(test, nopin_count_cached(a, 65, 65), 0);
+	a = nopin_chunk_at(range, 0);
+	b = nopin_chunk_at(range, last + 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 0, last + 1), 21);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(b, 0, last + 1), 2);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 0, 60), 0);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 0, 61), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 62, 67), 5);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 79, last), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, last, last + 1), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(b, 0, 1), 1);
+	KUNIT_EXPECT_EQ(test, nopin_count_known(a, 65, 65), 0);
 
 	/* the same by address; part of a page will do */
-	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(mm, cache_addr(60) + 42,
-						    1), 1);
-	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(mm, cache_addr(60) - 1,
-						    PAGE_SIZE + 2), 2);
-	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(mm, cache_addr(60) - 1,
-						    1), 0);
-	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(mm, cache_addr(last),
-						    2 * PAGE_SIZE), 2);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) + 42,
+						   1), 1);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) - 1,
+						   PAGE_SIZE + 2), 2);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) - 1,
+						   1), 0);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(last),
+						   2 * PAGE_SIZE), 2);
 	/* from where there is no range, to where there is none */
-	KUNIT_EXPECT_EQ(test, nopin_mm_count_cached(mm, CACHE_ADDR - SZ_4M,
-						    SZ_1G + SZ_8M), 23);
+	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, CACHE_ADDR - SZ_4M,
+						   SZ_1G + SZ_8M), 23);
 }
 
 /* nopin_enter() by address, as the bio glue calls it */
@@ -554,14 +554,13 @@ static bool enter_addr(struct kunit *test, unsigned long addr, size_t len,
 {
 	size_t nr = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
 	struct nt_fixture *f = test->priv;
-	struct nopin_chunk *chunk;
+	struct nopin_range *range;
 	bool entered;
 
 	KUNIT_ASSERT_LT(test, f->nr_entered, MAX_ENTERED);
-	rcu_read_lock();
-	chunk = nopin_mm_chunk(current->mm, addr);
-	entered = chunk && nopin_enter(chunk, addr, nr, dir, !f->other, ext);
-	rcu_read_unlock();
+	range = nopin_mm_find(current->mm, addr);
+	entered = range && nopin_enter(range, nopin_index(range, addr), nr, dir,
+				       !f->other, ext);
 	if (entered)
 		f->entered[f->nr_entered++] = (struct nt_entered) {
 			.ext	= *ext,
@@ -761,39 +760,39 @@ static void test_enter_bounds(struct kunit *test)
 static void test_contiguous(struct kunit *test)
 {
 	unsigned int first, nr, wrong = 0;
-	struct nopin_chunk *chunk;
+	struct nopin_range *range;
+	struct bio_vec *bvec;
 	struct page *page;
 
-	chunk = kunit_kzalloc(test, sizeof(*chunk), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, chunk);
-	chunk->bvec = kunit_kcalloc(test, NOPIN_CHUNK_PAGES,
-				    sizeof(*chunk->bvec), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, chunk->bvec);
+	range = kunit_kzalloc(test, sizeof(*range), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, range);
+	bvec = kunit_kcalloc(test, NOPIN_CHUNK_PAGES, sizeof(*bvec), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, bvec);
 	/* nobody looks into these */
-	page = virt_to_page(chunk);
+	page = virt_to_page(range);
 	for (first = 0; first < NOPIN_CHUNK_PAGES; first++)
-		bvec_set_page(&chunk->bvec[first], page + first, PAGE_SIZE, 0);
-	KUNIT_EXPECT_TRUE(test, nopin_contiguous(chunk, 0, NOPIN_CHUNK_PAGES));
+		bvec_set_page(&bvec[first], page + first, PAGE_SIZE, 0);
+	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, bvec, NOPIN_CHUNK_PAGES));
 
 	/* one in another place; and then backwards, and the same one twice */
-	chunk->bvec[70].bv_page = page + 300;
-	chunk->bvec[200].bv_page = page + 201;
-	chunk->bvec[201].bv_page = page + 200;
-	chunk->bvec[202].bv_page = page + 200;
+	bvec[70].bv_page = page + 300;
+	bvec[200].bv_page = page + 201;
+	bvec[201].bv_page = page + 200;
+	bvec[202].bv_page = page + 200;
 	for (first = 0; first < 192; first++)
 		for (nr = 1; nr <= 192 - first; nr += 1 + nr / 8)
-			wrong += nopin_contiguous(chunk, first, nr) !=
+			wrong += nopin_contiguous(range, bvec + first, nr) !=
 				 (nr == 1 || first + nr <= 70 || first > 70);
 	KUNIT_EXPECT_EQ(test, wrong, 0);
 	for (first = 199; first < 203; first++)
-		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk, first, 2));
-	KUNIT_EXPECT_TRUE(test, nopin_contiguous(chunk, 203,
+		KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec + first, 2));
+	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, bvec + 203,
 						 NOPIN_CHUNK_PAGES - 203));
-	KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk, 0,
+	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec,
 						  NOPIN_CHUNK_PAGES));
 	/* or their struct pages only */
-	chunk->apart = true;
-	KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk, 0, 2));
+	range->apart = true;
+	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec, 2));
 }
 
 /* The states of memory that nobody uses go: not at once, and not in use */
@@ -974,7 +973,7 @@ static void test_cached_thp(struct kunit *test)
 	/* I/O on other pages of it, and it does not notice */
 	KUNIT_ASSERT_EQ(test, nt_enter(test, range, first, 8,
 				       NOPIN_FROM_DEVICE), 0);
-	bv = nopin_chunk(range, first)->bvec;
+	bv = nopin_chunk_at(range, first)->bvec;
 	memcpy(copy, bv, sizeof(copy));
 	op = nt_mapping(test, nt_op_protect, 0, hole, PAGE_SIZE);
 	EXPECT_RET(test, op, 0);
@@ -1108,7 +1107,7 @@ static void test_cached_pinned(struct kunit *test)
 	learn_both(test, range, first, NOPIN_CHUNK_PAGES);
 	KUNIT_ASSERT_EQ(test, nt_enter(test, range, i, 2, NOPIN_FROM_DEVICE),
 			0);
-	bv = &nopin_chunk(range, first)->bvec[3];
+	bv = &nopin_chunk_at(range, first)->bvec[3];
 	memcpy(copy, bv, sizeof(copy));
 	page = nt_get_page(io);
 	KUNIT_ASSERT_PTR_EQ(test, page, bv->bv_page);

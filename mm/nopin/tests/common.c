@@ -228,17 +228,10 @@ bool nt_enter_pages(struct nopin_range *range, unsigned int first,
 
 	for (; first < end; first = next) {
 		struct nopin_extent part;
-		struct nopin_chunk *chunk;
-		bool entered;
 
 		next = min(end, nopin_next_chunk(first));
-		rcu_read_lock();
-		chunk = nopin_chunk(range, first);
-		entered = chunk && nopin_enter(chunk, nopin_addr(range, first),
-					       next - first, dir, !other,
-					       &part);
-		rcu_read_unlock();
-		if (!entered) {
+		if (!nopin_enter(range, first, next - first, dir, !other,
+				 &part)) {
 			if (all.nr)
 				nopin_exit(&all, dir);
 			return false;
@@ -431,7 +424,7 @@ static u8 state_byte(struct nopin_range *range, unsigned int page,
 	struct nopin_chunk *chunk;
 
 	rcu_read_lock();
-	chunk = nopin_chunk(range, page);
+	chunk = nopin_chunk_at(range, page);
 	if (chunk)
 		word = atomic64_read(nopin_word(chunk, page, dir));
 	rcu_read_unlock();
@@ -447,7 +440,7 @@ u8 nt_state(struct nopin_range *range, unsigned int page, enum nopin_dir dir)
 /* Has that chunk any states? */
 bool nt_has_states(struct nopin_range *range, unsigned int page)
 {
-	return nopin_chunk(range, page);
+	return nopin_chunk_at(range, page);
 }
 
 /* How many bios that are not prompt are in the chunk of that page? */
@@ -457,7 +450,7 @@ int nt_others(struct nopin_range *range, unsigned int page)
 	int ret = 0;
 
 	rcu_read_lock();
-	chunk = nopin_chunk(range, page);
+	chunk = nopin_chunk_at(range, page);
 	if (chunk)
 		ret = atomic_read(&chunk->other);
 	rcu_read_unlock();

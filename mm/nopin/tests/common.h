@@ -29,6 +29,12 @@
 /* Length of some memory: pages of several words */
 #define SMALL_LEN	(40 * PAGE_SIZE)
 
+/* The next one of a row of numbers that look random */
+static inline u32 nt_random(u32 seed)
+{
+	return seed * 1664525 + 1013904223;
+}
+
 /**
  * struct nt_entered - pages that a test has entered
  * @ext: which

@@ -65,7 +65,7 @@ static void test_change(struct kunit *test)
 		if (dir == NOPIN_FROM_DEVICE && (shmem || c->waits)) {
 			KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 			/* it has the mmap_lock: no get_user_pages() now */
-			KUNIT_EXPECT_TRUE(test, page_mapped(page));
+			KUNIT_EXPECT_TRUE(test, folio_mapped(page_folio(page)));
 			KUNIT_EXPECT_FALSE(test, nt_is_pinned(page));
 			nt_leave_all(test);
 			KUNIT_EXPECT_TRUE(test, nt_done(op));
@@ -74,7 +74,7 @@ static void test_change(struct kunit *test)
 			KUNIT_EXPECT_TRUE(test, nt_done(op));
 			KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 			KUNIT_EXPECT_TRUE(test, nt_was_pinned(io, dir));
-			KUNIT_EXPECT_EQ(test, page_mapped(page), !c->to);
+			KUNIT_EXPECT_EQ(test, folio_mapped(page_folio(page)), !c->to);
 			/* the other page is as it was */
 			KUNIT_EXPECT_FALSE(test, nt_was_pinned(io + PAGE_SIZE,
 							       dir));
@@ -374,8 +374,8 @@ static void test_cannot_pin(struct kunit *test)
 	struct nt_op *op;
 	unsigned int n;
 
-	hrtimer_init(&fr.timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
-	fr.timer.function = freezer_fn;
+	hrtimer_setup(&fr.timer, freezer_fn, CLOCK_MONOTONIC,
+		      HRTIMER_MODE_REL_HARD);
 	for (n = 0; n < 4; n++) {
 		unsigned long addr = nt_map_kind(test, false, 8 * PAGE_SIZE);
 		enum nopin_dir dir = n % 2;
@@ -868,7 +868,7 @@ static void test_exit_waits(struct kunit *test)
 	op = nt_run(test, &(struct nt_op) { .fn = nt_op_mmput, .arg = mm });
 	KUNIT_EXPECT_TRUE(test, nt_blocked(op));
 	if (!completion_done(&op->done)) {
-		KUNIT_EXPECT_TRUE(test, page_mapped(page));
+		KUNIT_EXPECT_TRUE(test, folio_mapped(page_folio(page)));
 		nt_leave_all(test);
 	} else {
 		/* the range is gone */
@@ -894,7 +894,7 @@ static void test_exit_pins(struct kunit *test)
 	op = nt_run(test, &(struct nt_op) { .fn = nt_op_mmput, .arg = mm });
 	KUNIT_EXPECT_TRUE(test, nt_done(op));
 	for (i = 0; i < ARRAY_SIZE(page); i++) {
-		KUNIT_EXPECT_FALSE(test, page_mapped(page[i]));
+		KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page[i])));
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page[i]));
 	}
 	rcu_barrier();

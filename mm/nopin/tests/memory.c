@@ -71,7 +71,7 @@ unsigned long nt_map_fixed(struct kunit *test, unsigned long addr, size_t len)
 
 unsigned long nt_map_shmem(struct kunit *test, size_t len, unsigned long flags)
 {
-	struct file *file = shmem_file_setup("nopin_kunit", len, 0);
+	struct file *file = shmem_file_setup("nopin_kunit", len, EMPTY_VMA_FLAGS);
 	unsigned long addr;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
@@ -154,7 +154,8 @@ unsigned long nt_map_hugetlb(struct kunit *test, unsigned long size,
 
 	overcommit = h->nr_overcommit_huge_pages;
 	h->nr_overcommit_huge_pages += nr;
-	file = hugetlb_file_setup("nopin_kunit", nr * size, VM_NORESERVE,
+	file = hugetlb_file_setup("nopin_kunit", nr * size,
+				  mk_vma_flags(VMA_NORESERVE_BIT),
 				  HUGETLB_ANONHUGE_INODE, ilog2(size));
 	if (IS_ERR(file))
 		h->nr_overcommit_huge_pages = overcommit;
@@ -321,7 +322,7 @@ void nt_check(struct kunit *test, struct nopin_range *range, unsigned int first,
 	KUNIT_EXPECT_EQ(test, got, nr);
 
 	for (i = 0; i < nr && got == nr; i++) {
-		struct nopin_chunk *chunk = nopin_chunk(range, first + i);
+		struct nopin_chunk *chunk = nopin_chunk_at(range, first + i);
 		unsigned int at = (first + i) % NOPIN_CHUNK_PAGES;
 
 		wrong += chunk->bvec[at].bv_page != pages[i] ||
@@ -329,8 +330,9 @@ void nt_check(struct kunit *test, struct nopin_range *range, unsigned int first,
 			 chunk->bvec[at].bv_offset;
 		/* a bio needs one bio_vec for those that are behind each other */
 		if (i && at)
-			apart += nopin_contiguous(chunk, at - 1, 2) !=
-				 (!chunk->apart &&
+			apart += nopin_contiguous(range, chunk->bvec + at - 1,
+						  2) !=
+				 (!range->apart &&
 				  pages[i] == pages[i - 1] + 1);
 	}
 	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "pages %u+%u", first, nr);
@@ -393,7 +395,7 @@ bool nt_was_pinned(unsigned long addr, enum nopin_dir dir)
 	bool pinned;
 
 	rcu_read_lock();
-	chunk = nopin_chunk(range, page);
+	chunk = nopin_chunk_at(range, page);
 	pinned = chunk && nopin_pinned_bytes(chunk, page, dir) &
 			  nopin_bytes(page, page + 1);
 	rcu_read_unlock();

@@ -71,7 +71,7 @@ static void test_mm_lookup(struct kunit *test)
 	nt_open_pages(test, d, nopin_index(d, top), 1, NOPIN_FROM_DEVICE);
 	KUNIT_EXPECT_NOT_NULL(test, nopin_mm_chunk(mm, top));
 	KUNIT_EXPECT_PTR_EQ(test, nopin_mm_chunk(mm, top),
-			    nopin_chunk(d, nopin_index(d, top)));
+			    nopin_chunk_at(d, nopin_index(d, top)));
 	KUNIT_EXPECT_NULL(test, nopin_mm_chunk(mm, top - NOPIN_CHUNK_SIZE));
 	EXPECT_KNOWN(test, d, nopin_index(d, top), 1, NOPIN_FROM_DEVICE);
 }

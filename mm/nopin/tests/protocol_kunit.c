@@ -614,7 +614,7 @@ static void test_pinned_page(struct kunit *test)
 
 		dir = i % 2;
 		nt_open_range(test, range);
-		bvec = nopin_chunk(range, 0)->bvec;
+		bvec = nopin_chunk_at(range, 0)->bvec;
 		EXPECT_ENTER(test, range, 18, 4, dir, 0);
 		page = nt_get_page(nopin_addr(range, 20));
 		KUNIT_ASSERT_NOT_NULL(test, page);

@@ -52,7 +52,7 @@ static int op_stress_io(struct nt_op *op)
 		unsigned int first, nr;
 		int ret;
 
-		seed = next_pseudo_random32(seed);
+		seed = nt_random(seed);
 		first = (seed >> 8) % STRESS_PAGES;
 		nr = min_t(unsigned int, (seed >> 16) % 12 + 1,
 			   STRESS_PAGES - first);
@@ -98,7 +98,7 @@ static int op_stress_inval(struct nt_op *op)
 		struct mmu_notifier_range mn;
 		unsigned int first, nr;
 
-		seed = next_pseudo_random32(seed);
+		seed = nt_random(seed);
 		first = (seed >> 8) % STRESS_PAGES;
 		nr = min_t(unsigned int, (seed >> 16) % 20 + 1,
 			   STRESS_PAGES - first);
@@ -192,7 +192,7 @@ static int op_churn(struct nt_op *op)
 		unsigned long addr;
 		size_t len;
 
-		seed = next_pseudo_random32(seed);
+		seed = nt_random(seed);
 		addr = c->addr + (seed >> 8) % CHURN_PAGES * PAGE_SIZE;
 		len = min_t(size_t, ((seed >> 16) % 16 + 1) * PAGE_SIZE,
 			    c->addr + CHURN_PAGES * PAGE_SIZE - addr);
@@ -298,7 +298,7 @@ static void churn(struct kunit *test, unsigned int repeat)
 		struct page *page;
 
 		if (i % repeat == 0)
-			seed = next_pseudo_random32(seed);
+			seed = nt_random(seed);
 		dir = seed >> 31;
 		addr = c->addr + (seed >> 8) % CHURN_PAGES * PAGE_SIZE +
 		       (seed >> 16) % 32 * sizeof(*dev);

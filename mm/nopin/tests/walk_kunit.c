@@ -169,8 +169,9 @@ static bool contiguous(unsigned long addr)
 	struct nopin_chunk *chunk = nopin_mm_chunk(current->mm, addr);
 	unsigned int start = nopin_start(addr);
 
-	return chunk->apart ||
-	       nopin_contiguous(chunk, start, NOPIN_CHUNK_PAGES - start);
+	return chunk->range->apart ||
+	       nopin_contiguous(chunk->range, chunk->bvec + start,
+				NOPIN_CHUNK_PAGES - start);
 }
 
 /* One look at a PMD makes known what is in the same chunk, for that direction */
@@ -360,7 +361,7 @@ static void test_merging(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, nt_page(twice), nt_page(twice + PAGE_SIZE));
 	chunk = nopin_mm_chunk(current->mm, twice);
 	if (nopin_start(twice) + 1 < NOPIN_CHUNK_PAGES)
-		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk,
+		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk->range, chunk->bvec +
 							  nopin_start(twice),
 							  2));
 }
@@ -462,12 +463,14 @@ static void test_special_pte(struct kunit *test)
 }
 
 #if defined(CONFIG_SECRETMEM) && defined(CONFIG_X86_64)
+asmlinkage long __x64_sys_memfd_secret(const struct pt_regs *regs);
+
 /* The kernel has no other way to make some */
 static long secretmem_fd(void)
 {
 	struct pt_regs regs = {};
 
-	return x64_sys_call(&regs, __NR_memfd_secret);
+	return __x64_sys_memfd_secret(&regs);
 }
 #elif defined(CONFIG_SECRETMEM) && defined(CONFIG_ARM64)
 asmlinkage long __arm64_sys_memfd_secret(const struct pt_regs *regs);
@@ -496,7 +499,7 @@ static void test_secretmem(struct kunit *test)
 	fd = secretmem_fd();
 	if (fd < 0)
 		kunit_skip(test, "no secretmem: %ld", fd);
-	ret = ksys_ftruncate(fd, 2 * PAGE_SIZE);
+	ret = ksys_ftruncate(fd, 2 * PAGE_SIZE, 0);
 	file = fget(fd);
 	close_fd(fd);
 	KUNIT_ASSERT_NOT_NULL(test, file);
@@ -591,11 +594,11 @@ static void test_walk_is_atomic(struct kunit *test)
 	nt_check_at(test, addr, NOPIN_CHUNK_SIZE, NOPIN_FROM_DEVICE);
 	aw->range = nt_range(test, addr);
 	aw->first = nopin_index(aw->range, addr);
-	chunk = nopin_chunk(aw->range, aw->first);
+	chunk = nopin_chunk_at(aw->range, aw->first);
 
 	migrate_disable();
-	hrtimer_init(&aw->timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
-	aw->timer.function = atomic_walk_fn;
+	hrtimer_setup(&aw->timer, atomic_walk_fn, CLOCK_MONOTONIC,
+		      HRTIMER_MODE_REL_PINNED_HARD);
 	hrtimer_start(&aw->timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
 	for (i = 0; i < 100; i++) {
 		mmu_notifier_clear_young(current->mm, addr,

@@ -7,7 +7,27 @@
 me=$(basename "$0")
 vmdir=$(cd "$(dirname "$0")" && pwd -P)
 repo=$(cd "$vmdir/../../.." && pwd -P)
-build=$repo/build
+
+# Which kernel: 6.12, the default, or 7.3. What is built for 6.12 is in build/ itself,
+# as there was no other for long, and objects are good only where they were made.
+KERNEL=${KERNEL:-6.12}
+export KERNEL
+case $KERNEL in
+6.12) build=$repo/build ;;
+7.3) build=$repo/build/$KERNEL ;;
+*)
+	echo "$me: KERNEL=$KERNEL in the environment: there are 6.12 and 7.3" >&2
+	exit 1
+	;;
+esac
+patches=$repo/patches/$KERNEL
+# Debian's package of the kernel's source. That of 6.12 is installed; the other one is for
+# another release of Debian, and is only downloaded and unpacked, see deps.
+src=linux-source-$KERNEL
+tarball=${NOPIN_TARBALL-/usr/src/$src.tar.xz}
+if [ "$KERNEL" != 6.12 ] && [ ! -r "$tarball" ]; then
+	tarball=$build/source/$src.tar.xz
+fi
 
 # Nothing that the user's locale or git configuration changes.
 LC_ALL=C
@@ -55,7 +75,7 @@ lock()
 # The patches in the order of the series.
 series()
 {
-	sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$repo/patches/series"
+	sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$patches/series"
 }
 
 # The files that a patch touches.

@@ -181,6 +181,31 @@ static int three(struct iovec *iov, char **watch, int bad)
 	return 3;
 }
 
+static int make_misaligned_count(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + PAGE, PAGE + 1);
+}
+
+/* What each of the pieces is, not their sum */
+static int make_misaligned_middle(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	for (int i = 0; i < 3; i++)
+		one(&iov[i], *watch + i * 4 * PAGE, PAGE);
+	iov[1].iov_base += 1;
+	return 3;
+}
+
+static int make_misaligned_lengths(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	one(&iov[0], *watch, PAGE);
+	one(&iov[1], *watch + 4 * PAGE, PAGE - 1);
+	one(&iov[2], *watch + 8 * PAGE, PAGE + 1);
+	return 3;
+}
+
 static int make_bad_first(struct iovec *iov, char **watch)
 {
 	return three(iov, watch, 0);
@@ -233,6 +258,9 @@ static const struct kase kases[] = {
 	{ "half unmapped", make_half_unmapped, ANY, ANY },
 	{ "half read-only", make_half_read_only, ANY, 0 },
 	{ "misaligned", make_misaligned, -EINVAL, -EINVAL },
+	{ "misaligned count", make_misaligned_count, -EINVAL, -EINVAL },
+	{ "misaligned middle piece", make_misaligned_middle, -EINVAL, -EINVAL },
+	{ "misaligned lengths", make_misaligned_lengths, -EINVAL, -EINVAL },
 	{ "first piece bad", make_bad_first, -EFAULT, -EFAULT },
 	{ "middle piece bad", make_bad_middle, ANY, ANY },
 	{ "last piece bad", make_bad_last, ANY, ANY },

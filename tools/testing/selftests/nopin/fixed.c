@@ -397,6 +397,145 @@ TEST_F(ring, clone)
 }
 
 /*
+ * Some buffers of a table go into the middle of another one, and take the place of
+ * what is there. Linux 6.12 can only clone all of them into a ring without a table.
+ */
+TEST_F(ring, clone_part)
+{
+	struct {
+		__u32 src_fd, flags, src_off, dst_off, nr, pad[3];
+	} arg = {};
+	struct io_uring *ring = &self->ring, src;
+	struct iovec iov[4];
+	struct mem m, own;
+	int ret;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, mem_get(&own, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, io_uring_queue_init(4, &src, 0));
+	for (int i = 0; i < 4; i++)
+		iov[i] = (struct iovec) { m.p + i * 16 * KB, 16 * KB };
+	ASSERT_EQ(0, ring_buffers_flags(&src, iov, 4,
+					nopin() ? IORING_RSRC_REGISTER_NOPIN : 0));
+	for (int i = 0; i < 4; i++)
+		iov[i].iov_base = own.p + i * 16 * KB;
+	/* Pinned: what is put there later does as the source does */
+	ASSERT_EQ(0, ring_buffers_flags(ring, iov, 4, 0));
+	arg.src_fd = src.ring_fd;
+	arg.flags = 1 << 1;	/* IORING_REGISTER_DST_REPLACE */
+	arg.src_off = 2;
+	arg.dst_off = 1;
+	arg.nr = 2;
+	ret = ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1);
+	if (ret == -EINVAL)
+		SKIP(return, "no cloning of parts in this kernel");
+	ASSERT_EQ(0, ret);
+	arg.nr = 5;
+	EXPECT_GT(0, ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1));
+	EXPECT_EQ(buffer_info(&src, 2), buffer_info(ring, 1));
+	EXPECT_EQ(buffer_info(&src, 3), buffer_info(ring, 2));
+	EXPECT_EQ(-1, buffer_info(ring, 0));
+	EXPECT_EQ(-1, buffer_info(ring, 3));
+	ASSERT_EQ(0, io_uring_unregister_buffers(&src));
+	io_uring_queue_exit(&src);
+	usleep(100000);
+	for (int i = 0; i < 4; i++) {
+		char *p = i == 1 || i == 2 ? m.p + (i + 1) * 16 * KB :
+					     own.p + i * 16 * KB;
+
+		ASSERT_EQ(0, target_fill(&self->t, 8 * KB, i, 0));
+		EXPECT_EQ(8 * KB, fixed(ring, self->t.fd, false, p + KB, 8 * KB,
+					0, i, self->sqe_flags));
+		EXPECT_EQ(-1, pat_check(p + KB, 8 * KB, i, 0));
+		/* That of its neighbour */
+		EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, p + 12 * KB,
+					 8 * KB, 0, i, self->sqe_flags));
+	}
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 3, &iov[3], NULL, 1));
+	EXPECT_EQ(nopin(), buffer_info(ring, 3) >= 0);
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+}
+
+/* Those of later kernels than liburing may know */
+#define OP_READV_FIXED	60
+#define OP_WRITEV_FIXED	61
+
+static bool has_op(unsigned int op)
+{
+	struct io_uring_probe *probe = io_uring_get_probe();
+	bool has = probe && op <= probe->last_op &&
+		   probe->ops[op].flags & IO_URING_OP_SUPPORTED;
+
+	io_uring_free_probe(probe);
+	return has;
+}
+
+static long fixedv(struct io_uring *ring, int fd, bool write,
+		   const struct iovec *iov, unsigned int nr, off_t pos,
+		   unsigned int flags)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	if (!sqe)
+		return -EBUSY;
+	io_uring_prep_readv(sqe, fd, iov, nr, pos);
+	sqe->opcode = write ? OP_WRITEV_FIXED : OP_READV_FIXED;
+	sqe->buf_index = 0;
+	sqe->flags |= flags;
+	return one(ring);
+}
+
+/* Several pieces of a registered buffer, each of which has to be within it */
+TEST_F(ring, vectored)
+{
+	struct io_uring *ring = &self->ring;
+	struct iovec iov[4];
+	int fd = self->t.fd;
+	struct mem m;
+
+	if (!has_op(OP_WRITEV_FIXED))
+		SKIP(return, "no IORING_OP_WRITEV_FIXED in this kernel");
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, MB));
+	ASSERT_EQ(0, ring_buffer(ring, m.p, MB / 2));
+	for (unsigned int round = 0; round < 40; round++) {
+		unsigned int nr = round % 4 + 1;
+		size_t len = 0;
+		off_t pos = 0;
+
+		for (unsigned int i = 0; i < nr; i++) {
+			/* Not in the order of addresses */
+			iov[i].iov_base = m.p + (nr - i) * 100 * KB - 512 * i;
+			iov[i].iov_len = (i + 1) * 4 * KB + 512 * (round % 3);
+			len += iov[i].iov_len;
+		}
+		for (unsigned int i = 0; i < nr; pos += iov[i++].iov_len)
+			pat_fill(iov[i].iov_base, iov[i].iov_len, round, pos);
+		ASSERT_EQ(len, fixedv(ring, fd, true, iov, nr, 0, self->sqe_flags));
+		ASSERT_EQ(-1, target_check(&self->t, len, round, 0));
+		ASSERT_EQ(0, target_fill(&self->t, len, ~round, 0));
+		ASSERT_EQ(len, fixedv(ring, fd, false, iov, nr, 0, self->sqe_flags));
+		pos = 0;
+		for (unsigned int i = 0; i < nr; pos += iov[i++].iov_len)
+			ASSERT_EQ(-1, pat_check(iov[i].iov_base, iov[i].iov_len,
+						~round, pos));
+	}
+
+	for (int bad = 0; bad < 3; bad++) {
+		for (int i = 0; i < 3; i++)
+			iov[i] = (struct iovec) { m.p + i * 8 * KB, 4 * KB };
+		/* Mapped, but not in the buffer */
+		iov[bad].iov_base = m.p + MB / 2 - 512;
+		EXPECT_EQ(-EFAULT, fixedv(ring, fd, false, iov, 3, 0, self->sqe_flags));
+		iov[bad] = (struct iovec) { m.p, 0 };
+		EXPECT_EQ(-EFAULT, fixedv(ring, fd, false, iov, 3, 0, self->sqe_flags));
+		iov[bad] = (struct iovec) { m.p, -PAGE };
+		EXPECT_GT(0, fixedv(ring, fd, false, iov, 3, 0, self->sqe_flags));
+	}
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+	EXPECT_EQ(-EFAULT, fixedv(ring, fd, false, iov, 1, 0, self->sqe_flags));
+}
+
+/*
  * R15: a ring that another process inherits works on the memory of the one that
  * registered the buffer
  */
@@ -430,11 +569,30 @@ TEST(foreign)
 		if (fixed(&ring, t.fd, false, m.p + 63 * KB, 4 * KB, 0, 0, 0) !=
 		    -EFAULT)
 			_exit(4);
+		if (has_op(OP_READV_FIXED)) {
+			struct iovec iov[2] = {
+				{ m.p + 60 * KB, KB }, { m.p + 56 * KB, KB } };
+
+			if (fixedv(&ring, t.fd, false, iov, 2, 0, 0) != 2 * KB)
+				_exit(5);
+			if (fixedv(&ring, t.fd, true, iov, 2, 80 * KB, 0) != 2 * KB)
+				_exit(6);
+			if (byte_check(m.p, m.len, 1) >= 0)
+				_exit(7);
+		}
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_reap(pid));
 	EXPECT_EQ(-1, byte_check(m.p, 512, GRAB_BYTE));
 	EXPECT_EQ(-1, pat_check(m.p + 512, 48 * KB, 5, 0));
+	if (has_op(OP_READV_FIXED)) {
+		EXPECT_EQ(-1, pat_check(m.p + 60 * KB, KB, 5, 0));
+		EXPECT_EQ(-1, pat_check(m.p + 56 * KB, KB, 5, KB));
+		memset(m.p + 60 * KB, GRAB_BYTE, KB);
+		memset(m.p + 56 * KB, GRAB_BYTE, KB);
+		ASSERT_EQ(0, target_read(&t, m.p, 2 * KB, 80 * KB));
+		EXPECT_EQ(-1, pat_check(m.p, 2 * KB, 5, 0));
+	}
 	EXPECT_EQ(-1, byte_check(m.p + 512 + 48 * KB, 15 * KB + 512, GRAB_BYTE));
 	memset(m.p, 0, m.len);
 	ASSERT_EQ(0, target_read(&t, m.p, 16 * KB, 64 * KB));

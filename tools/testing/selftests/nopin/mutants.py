@@ -23,8 +23,9 @@ import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 REPO = os.path.realpath(os.path.join(HERE, "../../../.."))
-BUILD = os.path.join(REPO, "build")
 VM = os.path.join(REPO, "tools/testing/vm")
+sys.path.insert(0, VM)
+from where import BUILD  # noqa: E402
 PATCHES = os.path.join(HERE, "mutants")
 LINUX = os.path.join(BUILD, "linux")
 TREE = os.path.join(BUILD, "linux-mutant")

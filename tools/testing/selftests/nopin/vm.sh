@@ -20,10 +20,12 @@ fi
 mode=$1 flavor=$2
 shift 2
 
-bin=$repo/build/selftests pmem='--pmem 320M'
+build=$repo/build
+[ "${KERNEL:-6.12}" = 6.12 ] || build=$build/$KERNEL
+bin=$build/selftests pmem='--pmem 320M'
 case $flavor in
 arm64*)
-	root=$repo/build/root-arm64
+	root=$build/root-arm64
 	[ -e "$root.made" ] || {
 		echo "vm.sh: no $root: run tools/testing/vm/deps arm64" >&2
 		exit 2

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Fixed buffers without pins: how they are kept, and how requests get at them.
+ */
+
+#include <linux/io_uring.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include <uapi/linux/io_uring.h>
+
+#include "io_uring.h"
+#include "nopin.h"
+#include "rsrc.h"
+
+/**
+ * io_nopin_register - register a buffer of the current task
+ * @iov: address and length, checked by io_buffer_validate(), not empty
+ * @pimu: set to the buffer
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: 0, or an error of io_nopin_may_register().
+ */
+int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
+{
+	struct io_mapped_ubuf *imu;
+	int ret;
+
+	ret = io_nopin_may_register(iov);
+	if (ret)
+		return ret;
+	imu = kzalloc(struct_size(imu, bvec, 0), GFP_KERNEL_ACCOUNT);
+	if (!imu)
+		return -ENOMEM;
+	imu->ubuf = (unsigned long)iov->iov_base;
+	imu->len = iov->iov_len;
+	imu->folio_shift = PAGE_SHIFT;
+	refcount_set(&imu->refs, 1);
+	/*
+	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
+	 * mmdrop() in io_nopin_release().
+	 */
+	mmgrab(current->mm);
+	imu->mm = current->mm;
+	*pimu = imu;
+	return 0;
+}
+
+/* A pinned buffer for some memory of another mm */
+static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+					   struct mm_struct *mm, int ddir,
+					   u64 addr, size_t len)
+{
+	struct io_mapped_ubuf *imu;
+	struct page **pages;
+	unsigned int nr;
+	int ret;
+
+	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
+				   len, &nr);
+	if (IS_ERR(pages))
+		return ERR_CAST(pages);
+	imu = kvzalloc(struct_size(imu, bvec, nr), GFP_KERNEL_ACCOUNT);
+	ret = -ENOMEM;
+	if (!imu)
+		goto unpin;
+	/* As pinned buffers are: these pins may stay for as long */
+	ret = ctx->user ? __io_account_mem(ctx->user, nr) : 0;
+	if (ret)
+		goto unpin;
+	if (ctx->mm_account)
+		atomic64_add(nr, &ctx->mm_account->pinned_vm);
+	imu->acct_pages = nr;
+	io_nopin_fill(imu, pages, nr, addr, len);
+	/* It may be a file's, and that be written back in the meantime */
+	imu->dirty = ddir == ITER_DEST;
+	kvfree(pages);
+	return imu;
+unpin:
+	unpin_user_pages(pages, nr);
+	kvfree(pages);
+	kvfree(imu);
+	return ERR_PTR(ret);
+}
+
+/**
+ * io_nopin_foreign - pin the part of a buffer that a request uses
+ * @ctx: the ring
+ * @pimu: buffer of an mm that is not the current one; replaced
+ * @ddir: ITER_DEST or ITER_SOURCE
+ * @addr: address within the buffer
+ * @len: number of bytes
+ *
+ * The pins belong to the resource node of the requests that are being prepared,
+ * as if the buffer had been registered and was unregistered now: they go when
+ * these requests and earlier ones have ended.
+ *
+ * Context: Process context with @ctx->uring_lock held, may sleep. The request
+ * holds a reference to @ctx->rsrc_node.
+ *
+ * Return: 0; -EFAULT if the mm of the buffer is gone, or if the memory is not
+ * in the buffer or not accessible; -ENOMEM, also beyond RLIMIT_MEMLOCK.
+ */
+int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
+		     int ddir, u64 addr, size_t len)
+{
+	struct io_rsrc_node *node = ctx->rsrc_node, *next;
+	struct io_mapped_ubuf *imu = *pimu, *pinned;
+	struct mm_struct *mm = imu->mm;
+
+	lockdep_assert_held(&ctx->uring_lock);
+
+	if (!io_nopin_within(imu, addr, len))
+		return -EFAULT;
+	if (!len)
+		return 0;
+
+	next = io_rsrc_node_alloc(ctx);
+	if (!next)
+		return -ENOMEM;
+	if (!mmget_not_zero(mm)) {
+		io_rsrc_node_destroy(ctx, next);
+		return -EFAULT;
+	}
+	pinned = io_nopin_pin(ctx, mm, ddir, addr, len);
+	/* Not here, with the lock held, if it is the last one */
+	mmput_async(mm);
+	if (IS_ERR(pinned)) {
+		io_rsrc_node_destroy(ctx, next);
+		return PTR_ERR(pinned);
+	}
+
+	/* As io_queue_rsrc_removal() does it */
+	node->item.buf = pinned;
+	node->item.tag = 0;
+	node->type = IORING_RSRC_BUFFER;
+	list_add_tail(&node->node, &ctx->rsrc_ref_list);
+	ctx->rsrc_node = next;
+	io_put_rsrc_node(ctx, node);
+	*pimu = pinned;
+	return 0;
+}
+
+/**
+ * io_nopin_release - give up what a buffer has from this file
+ * @imu: buffer without users
+ *
+ * Context: Process context, may sleep.
+ */
+void io_nopin_release(struct io_mapped_ubuf *imu)
+{
+	unsigned int i;
+
+	if (imu->mm)
+		mmdrop(imu->mm);
+	if (!imu->dirty)
+		return;
+	for (i = 0; i < imu->nr_bvecs; i++)
+		unpin_user_pages_dirty_lock(&imu->bvec[i].bv_page, 1, true);
+	imu->nr_bvecs = 0;
+}

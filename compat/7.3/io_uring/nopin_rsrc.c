@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Fixed buffers without pins: how they are kept, and how requests get at them.
+ *
+ * Such a buffer has IO_REGBUF_F_NOPIN, no bio_vecs, and a reference to the mm in
+ * @priv.
+ */
+
+#include <linux/io_uring.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include <uapi/linux/io_uring.h>
+
+#include "io_uring.h"
+#include "nopin.h"
+#include "rsrc.h"
+
+static void io_nopin_release(void *priv)
+{
+	mmdrop(priv);
+}
+
+/**
+ * io_nopin_register - register a buffer of the current task
+ * @ctx: the ring
+ * @iov: address and length, checked by io_validate_user_buf_range()
+ *
+ * Context: Process context with @ctx->uring_lock held, may sleep.
+ *
+ * Return: its node, or an error of io_nopin_may_register().
+ */
+struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
+				       const struct iovec *iov)
+{
+	struct io_mapped_ubuf *imu;
+	struct io_rsrc_node *node;
+	int ret;
+
+	ret = io_nopin_may_register(iov);
+	if (ret)
+		return ERR_PTR(ret);
+	node = io_rsrc_node_alloc(ctx, IORING_RSRC_BUFFER);
+	if (!node)
+		return ERR_PTR(-ENOMEM);
+	imu = io_nopin_alloc_imu(ctx, 0);
+	if (!imu) {
+		io_cache_free(&ctx->node_cache, node);
+		return ERR_PTR(-ENOMEM);
+	}
+	imu->ubuf = (unsigned long)iov->iov_base;
+	imu->len = iov->iov_len;
+	imu->nr_bvecs = 0;
+	imu->folio_shift = PAGE_SHIFT;
+	imu->flags = IO_REGBUF_F_NOPIN;
+	imu->dir = IO_BUF_DEST | IO_BUF_SOURCE;
+	refcount_set(&imu->refs, 1);
+	/* Not mmget(): a buffer does not keep memory alive */
+	mmgrab(current->mm);
+	imu->priv = current->mm;
+	imu->release = io_nopin_release;
+	node->buf = imu;
+	return node;
+}
+
+static void io_nopin_unpin(void *priv)
+{
+	struct io_mapped_ubuf *imu = priv;
+	unsigned int i;
+
+	/* It may be a file's, and that have been written back in the meantime */
+	for (i = 0; i < imu->nr_bvecs; i++)
+		unpin_user_pages_dirty_lock(&imu->bvec[i].bv_page, 1,
+					    imu->dir & IO_BUF_DEST);
+}
+
+/* A pinned buffer for some memory of another mm */
+static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+					   struct mm_struct *mm, int ddir,
+					   u64 addr, size_t len)
+{
+	struct io_mapped_ubuf *imu;
+	struct page **pages;
+	unsigned int nr;
+	int ret;
+
+	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
+				   len, &nr);
+	if (IS_ERR(pages))
+		return ERR_CAST(pages);
+	imu = io_nopin_alloc_imu(ctx, nr);
+	ret = -ENOMEM;
+	if (!imu)
+		goto unpin;
+	io_nopin_fill(imu, pages, nr, addr, len);
+	imu->flags = 0;
+	imu->dir = 1 << ddir;
+	imu->priv = imu;
+	imu->release = io_nopin_unpin;
+	/* As pinned buffers are: these pins may stay for as long */
+	ret = io_nopin_account_pin(ctx, pages, nr);
+	if (ret)
+		goto free;
+	kvfree(pages);
+	return imu;
+free:
+	io_nopin_free_imu(ctx, imu);
+unpin:
+	unpin_user_pages(pages, nr);
+	kvfree(pages);
+	return ERR_PTR(ret);
+}
+
+/**
+ * io_nopin_foreign - pin the part of a buffer that a request uses
+ * @req: request, or notification of one, with a buffer of an mm that is not the
+ *	current one
+ * @addr: address within the buffer
+ * @len: number of bytes, at least 1
+ * @ddir: ITER_DEST or ITER_SOURCE
+ * @issue_flags: those of the request
+ *
+ * The node of the request is replaced by one of its own, as if that part had been
+ * registered and was unregistered now: the pins go with the request.
+ *
+ * Context: Process context, may sleep; with the uring_lock held, unless @issue_flags
+ * say that it is not.
+ *
+ * Return: 1; -EFAULT if the mm of the buffer is gone, or if the memory is not
+ * accessible; -ENOMEM, also beyond RLIMIT_MEMLOCK.
+ */
+int io_nopin_foreign(struct io_kiocb *req, u64 addr, size_t len, int ddir,
+		     unsigned int issue_flags)
+{
+	struct mm_struct *mm = io_nopin_mm(req->buf_node->buf);
+	struct io_ring_ctx *ctx = req->ctx;
+	struct io_mapped_ubuf *pinned;
+	struct io_rsrc_node *node;
+	int ret = -ENOMEM;
+
+	if (!mmget_not_zero(mm))
+		return -EFAULT;
+	io_ring_submit_lock(ctx, issue_flags);
+	node = io_rsrc_node_alloc(ctx, IORING_RSRC_BUFFER);
+	if (!node)
+		goto unlock;
+	pinned = io_nopin_pin(ctx, mm, ddir, addr, len);
+	if (IS_ERR(pinned)) {
+		io_cache_free(&ctx->node_cache, node);
+		ret = PTR_ERR(pinned);
+		goto unlock;
+	}
+	node->buf = pinned;
+	io_put_rsrc_node(ctx, req->buf_node);
+	req->buf_node = node;
+	ret = 1;
+unlock:
+	io_ring_submit_unlock(ctx, issue_flags);
+	/* Not here, with the lock held, if it is the last one */
+	mmput_async(mm);
+	return ret;
+}
+
+/**
+ * io_nopin_import_vec - io_nopin_import() of several parts
+ * @req: as there
+ * @iter: as there
+ * @iov: the parts; as long as the request
+ * @nr: number of parts
+ * @ddir: as there
+ * @issue_flags: as there
+ *
+ * In another mm all that is between the lowest and the highest address is pinned.
+ *
+ * Return: as there; what is not allowed as there is not allowed of any part.
+ */
+int io_nopin_import_vec(struct io_kiocb *req, struct iov_iter *iter,
+			const struct iovec *iov, unsigned int nr, int ddir,
+			unsigned int issue_flags)
+{
+	const struct io_mapped_ubuf *imu = req->buf_node->buf;
+	u64 start = U64_MAX, end = 0;
+	size_t total = 0;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		u64 addr = (u64)(uintptr_t)iov[i].iov_base;
+		size_t len = iov[i].iov_len;
+
+		if (!len || !io_nopin_within(imu, addr, len))
+			return -EFAULT;
+		if (check_add_overflow(total, len, &total))
+			return -EOVERFLOW;
+		start = min(start, addr);
+		end = max(end, addr + len);
+	}
+	if (total > MAX_RW_COUNT)
+		return -EINVAL;
+	if (io_nopin_mm(imu) != current->mm && total)
+		return io_nopin_foreign(req, start, end - start, ddir,
+					issue_flags);
+	iov_iter_init(iter, ddir, iov, nr, total);
+	return 0;
+}
