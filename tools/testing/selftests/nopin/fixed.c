@@ -427,7 +427,8 @@ TEST_F(ring, clone_part)
 	arg.dst_off = 1;
 	arg.nr = 2;
 	ret = ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1);
-	if (ret == -EINVAL)
+	/* Linux 6.12 looks whether there is a table before it looks at the flags */
+	if (ret == -EINVAL || ret == -EBUSY)
 		SKIP(return, "no cloning of parts in this kernel");
 	ASSERT_EQ(0, ret);
 	arg.nr = 5;
