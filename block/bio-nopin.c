@@ -2,14 +2,13 @@
 /*
  * User pages in bios without page pins.
  *
- * Called where a bio would have its pages pinned. The bio enters the pages
- * (see mm/nopin/range.c) here, and exits them where the pages would be
- * unpinned. An invalidation may wait for a prompt bio. So it is submitted
- * immediately, with nothing in between that waits for an invalidation, and
- * exits when it ends. Waiting for closed pages to open and faulting in missing
- * ones is done with nothing entered.
+ * A bio enters its pages (see mm/nopin/range.c) where it would pin them, and
+ * exits them where it would unpin them. An invalidation may wait for a prompt
+ * bio. So the caller submits it with nothing in between that waits for an
+ * invalidation, and the bio exits when it ends. bio_nopin_prepare() waits for
+ * closed pages and faults in missing ones, with nothing entered.
  *
- * A bio that cannot be served like that is pinned and the cause is counted.
+ * A bio that cannot enter its pages is pinned, and the cause is counted.
  */
 
 #include <linux/bio.h>
@@ -25,8 +24,8 @@
 #include "blk.h"
 
 /*
- * How often the same pages are opened or faulted in before a bio is pinned. A
- * page that moves takes two: one while its PTE is a migration entry.
+ * How often the same pages are opened or faulted in before the bio is pinned. A
+ * page that migrates takes two tries: one while its PTE is a migration entry.
  */
 #define BIO_NOPIN_TRIES		16
 
@@ -35,13 +34,13 @@ static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
 	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
 }
 
-/* How many pages is that? */
+/* How many pages does this memory touch? */
 static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 {
 	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-/* One bio_vec for several pages that have been entered, if that does */
+/* One bio_vec for entered pages that are next to each other in memory */
 static __always_inline bool bio_nopin_single(struct bio_vec *to,
 					     const struct nopin_range *range,
 					     const struct bio_vec *bvec,
@@ -59,14 +58,14 @@ static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 {
 	if (bio->bi_max_vecs)
 		return bio->bi_io_vec;
-	/* What bio_nopin_vecs() let have none; see BIOSET_NEED_BVECS */
+	/* bio_nopin_vecs() allocated none; see BIOSET_NEED_BVECS */
 	return bio->bi_pool && bio->bi_pool->back_pad ? bio_inline_vecs(bio) :
 							NULL;
 }
 
 /*
- * May an invalidation wait for the bio? Not if it is polled: then it ends when
- * its submitter, who may be the one that waits, looks after it. Nor if it comes
+ * May an invalidation wait for the bio? Not if it is polled: it ends when its
+ * submitter polls, and the submitter may be the task that waits. Nor if it comes
  * with metadata, which are pinned before it is submitted.
  */
 static __always_inline bool bio_nopin_prompt(const struct bio *bio,
@@ -96,8 +95,8 @@ bio_nopin_start(const struct iov_iter *iter)
 }
 
 /*
- * The next piece of at most @max bytes, and of one segment: its length, 0 at
- * the end, and its untagged address.
+ * The next piece of at most @max bytes within one segment: its length, 0 at the
+ * end, and its untagged address.
  */
 static __always_inline size_t bio_nopin_next(const struct iov_iter *iter,
 					     struct bio_nopin_pos *pos,
@@ -146,8 +145,9 @@ static __always_inline void bio_nopin_put(struct bio *bio)
 }
 
 /*
- * Are those pages behind these, so that one extent does for both? Chunks count
- * I/O that is not prompt once for each extent, so there it takes a new chunk.
+ * Do the pages of @add follow those of @ext, so that one extent can hold both?
+ * I/O that is not prompt is counted once per extent and chunk, so then @add must
+ * begin a new chunk.
  */
 static bool bio_nopin_follows(const struct nopin_extent *ext,
 			      const struct nopin_extent *add)
@@ -157,8 +157,8 @@ static bool bio_nopin_follows(const struct nopin_extent *ext,
 }
 
 /*
- * Remember pages that have been entered; false if there is no room. Pages are
- * entered already, so this must not wait for memory.
+ * Note pages that have been entered; false if there is no room. Must not wait for
+ * memory with pages entered.
  */
 static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 {
@@ -175,7 +175,7 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 		return true;
 	}
 	if (!ext->is_array) {
-		/* Each piece takes a bio_vec */
+		/* Each piece takes at least one bio_vec */
 		unsigned int room = bio->bi_max_vecs;
 		struct nopin_extent *many;
 
@@ -195,7 +195,7 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 	return true;
 }
 
-/* A bio must be a number of blocks; the pages of the rest stay entered */
+/* Cut the bio to whole blocks; the pages of the rest stay entered */
 static size_t bio_nopin_trim(struct bio *bio, size_t size,
 			     unsigned int len_align_mask)
 {
@@ -214,17 +214,17 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size,
 	return size;
 }
 
-/* For bios that bio_nopin_vecs() let have none */
+/* For bios for which bio_nopin_vecs() allocated none */
 static void bio_nopin_alloc_vecs(struct bio *bio)
 {
 	/* This waits, but does not fail. bio_free() knows by their number */
 	bio->bi_io_vec = mempool_alloc(&bio->bi_pool->bvec_pool, GFP_KERNEL);
 	bio->bi_max_vecs = BIO_MAX_VECS;
-	/* That cache is for bios without */
+	/* That cache is for bios without allocated bio_vecs */
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 
-/* The translations of entered pages: how many bio_vecs? */
+/* Copy the translations of entered pages; returns how many bio_vecs */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
 				     const struct nopin_range *range,
 				     const struct bio_vec *bvec,
@@ -242,9 +242,10 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 }
 
 /*
- * Enter as much of @iter as the bio can hold. Nothing is left entered on errors:
- * -EAGAIN if pages have to be opened, -ENOSPC if there is no room for the extents,
- * -EINVAL if the memory is not aligned. @fail is the position of what they are about.
+ * Enter as much of @iter as the bio can hold. On errors nothing stays entered, and
+ * @fail is the position of the piece that failed: -EAGAIN if pages have to be
+ * opened, -ENOSPC if there is no room for the extents, -EINVAL if the memory is not
+ * aligned.
  */
 static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			 bool prompt, unsigned int mem_align_mask,
@@ -276,7 +277,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
 		if (!len)
 			break;
-		/* With a page in each bio_vec */
+		/* In case each page takes a bio_vec */
 		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
 		/* Where a piece is cut, at the end of a page, it is aligned */
@@ -323,9 +324,9 @@ fail:
 }
 
 /*
- * Whatever may sleep, for one piece of @iter that does not cross a multiple of
- * NOPIN_CHUNK_SIZE: fault it in, and open its pages. -ENXIO if later I/O may do
- * without pins; other errors are those of nopin_open() and nopin_fault().
+ * Fault in one piece of @iter that does not cross a multiple of NOPIN_CHUNK_SIZE,
+ * and open its pages. May sleep. -ENXIO if later I/O may do without pins; other
+ * errors are those of nopin_open() and nopin_fault().
  */
 static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 				   unsigned long addr, size_t len,
@@ -337,7 +338,7 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 
 	if (!access_ok((void __user *)addr, len))
 		return -EFAULT;
-	/* Nothing is allocated, or looked up, for what has to be faulted in */
+	/* Allocate and look up nothing for what has to be faulted in */
 	if (!nopin_present(mm, addr, dir)) {
 		if (iter->nofault)
 			return -EFAULT;
@@ -350,7 +351,7 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 
 	range = nopin_mm_find(mm, addr);
 	if (unlikely(!range)) {
-		/* The caller may hold a lock that comes behind the mmap_lock */
+		/* The caller may hold a lock that nests inside the mmap_lock */
 		if (iter->nofault) {
 			nopin_mm_want(mm, addr);
 			return -ENXIO;
@@ -365,11 +366,11 @@ static int bio_nopin_prepare_piece(const struct iov_iter *iter,
 			 bio_nopin_nr(addr, len), dir, nowait);
 	if (ret != -EFAULT || iter->nofault)
 		return ret;
-	/* Later tries are going to open it */
+	/* The next try opens it */
 	return again ? -EAGAIN : nopin_fault(mm, addr, len, dir);
 }
 
-/* From where it failed, as far as a bio reaches with a page in each bio_vec */
+/* Prepare all from @pos on, as far as a bio reaches with a page per bio_vec */
 static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 			     struct bio_nopin_pos pos, bool nowait, bool again)
 {
@@ -391,8 +392,9 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 }
 
 /*
- * A bio with as much of @iter as it can hold, whatever it takes. -EAGAIN if
- * @again, and somebody would have to be waited for.
+ * Enter as much of @iter as the bio can hold; prepare, and try again, if need be.
+ * Returns 0, or the cause of a fallback. With @again, -EAGAIN instead of waiting
+ * for page faults or invalidations.
  */
 static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			   bool nowait, bool again, unsigned int mem_align_mask,
@@ -439,7 +441,7 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			/* Earlier I/O may go on for long */
 			return NOPIN_FALLBACK_BUSY;
 		case -ETIME:
-			/* Something is being invalidated all the time */
+			/* Invalidations follow one another */
 			return NOPIN_FALLBACK_RACE;
 		case -EAGAIN:
 			if (nowait)
@@ -460,14 +462,14 @@ static __always_inline void bio_nopin_done(struct bio *bio)
 }
 
 /**
- * bio_nopin_known - add user pages to a bio, if their places are known
+ * bio_nopin_known - add user pages to a bio, if their translations are known
  * @bio: as for bio_nopin_get_pages()
- * @iter: as for bio_nopin_get_pages()
+ * @iter: as for bio_nopin_get_pages(), whole blocks
  * @iocb: as for bio_nopin_get_pages()
  * @mem_align_mask: as for bio_nopin_get_pages()
  *
- * The way of most I/O: the buffer is in one piece, and it was used lately. Then the
- * bio points to the translations. What there is of @iter is a number of blocks.
+ * The way of most I/O: the buffer is in one piece, and was used lately. The bio
+ * points to the translations, or gets one bio_vec for adjacent pages.
  *
  * Context: As for nopin_enter(). Not static for the sake of tests.
  *
@@ -531,21 +533,21 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
  * @iter: user memory; advanced over what was added
  * @iocb: the I/O
  * @flags: BIO_NOPIN_OTHER if the I/O is not prompt, whatever the device is: the
- *	caller may hold the bio across anything; BIO_NOPIN_STARTED if some of
- *	the I/O is on its way, so that it cannot be tried again as a whole
- * @mem_align_mask: the mask that address and length of each piece of @iter must be
- *	aligned to, if anything is left to check
- * @len_align_mask: the mask to align the size of the bio to
+ *	caller may hold the bio across anything; BIO_NOPIN_STARTED if part of
+ *	the I/O was submitted, so that the whole cannot be tried again
+ * @mem_align_mask: address and length of each piece of @iter have to be aligned to
+ *	this mask, if that was not checked before
+ * @len_align_mask: the size of the bio is aligned to this mask
  *
  * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
- * pages are released by bio_release_pages() or bio_check_pages_dirty() in
- * either case. If the I/O is prompt, those calls must come from the bio's end_io,
- * and the bio must be submitted without anything in between that may sleep.
+ * caller releases the pages by bio_release_pages() or bio_check_pages_dirty() in
+ * either case. If the I/O is prompt, the caller must do so in the bio's end_io,
+ * and must submit the bio with nothing in between that may sleep.
  *
- * IOCB_NOWAIT neither waits for invalidations nor fails because of them: by the
- * time pages are needed, some callers can no longer report -EAGAIN, and a pin
- * is what they got before. Those who set IOCB_NOPIN_AGAIN prefer -EAGAIN, to
- * waiting for page faults as well, and try again where they can wait.
+ * With IOCB_NOWAIT this pins instead of waiting for an invalidation, as some
+ * callers can no longer report -EAGAIN. With IOCB_NOPIN_AGAIN it returns -EAGAIN
+ * instead of waiting for an invalidation or a page fault, and the caller tries
+ * again where it can wait.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep, as
  * bio_iov_iter_get_pages() does.
@@ -593,12 +595,12 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
  * @bio: bio without pages, of the operation of @rq; not yet part of it
  * @iter: user memory, aligned as the queue wants it; advanced over what was added
  *
- * Such I/O is not prompt: its submitter may do this or that before it is issued,
- * and it is the submitter who has bio_release_pages() called when it has ended.
+ * Such I/O is not prompt: its submitter may sleep before it issues the request, and
+ * calls bio_release_pages() when the request has ended.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep.
  *
- * Return: whether pages were added. If not they are to be pinned.
+ * Return: whether pages were added. If not, the caller is to pin them.
  */
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter)
@@ -614,7 +616,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	if (cause)
 		goto fallback;
 
-	/* What does not fit into a request, others divide */
+	/* If it does not fit into a request, the code for pins divides it */
 	if (bio_split_io_at(bio, lim, &segs,
 			    lim->max_hw_sectors << SECTOR_SHIFT, 0)) {
 		bio_nopin_put(bio);
@@ -636,8 +638,8 @@ fallback:
  * bio_nopin_exit - a bio no longer uses its user pages
  * @bio: bio with BIO_NOPIN set; cleared
  *
- * Context: Any. If the bio is prompt, not from anything that may run in, or wait
- * for, a task that changes the mapping: that task may be waiting for this call.
+ * Context: Any. If the bio is prompt, not in a task that changes the mapping, and
+ * not in anything that waits for such a task: that task may wait for this call.
  */
 void bio_nopin_exit(struct bio *bio)
 {

@@ -2,17 +2,16 @@
 /*
  * Direct I/O of fs/direct-io.c without page pins.
  *
- * fs/direct-io.c takes up to 64 pages at a time, and then finds out where in
- * the file system they belong. It holds pages across get_block() in doing so,
- * which may wait for anything. So nobody may wait for these pages: they are
- * entered with BIO_NOPIN_OTHER, and whoever changes their mapping has them
- * pinned at once.
+ * fs/direct-io.c takes up to 64 pages at a time, and holds them across
+ * get_block(), which may wait for anything. So no invalidation may wait for these
+ * pages: they are entered with BIO_NOPIN_OTHER, and a change of their mapping pins
+ * them at once.
  *
- * A batch is what was taken at a time: a bio that is never submitted, and that
- * only holds the pages. The bios that are submitted point to them, and hold
- * nothing. fs/direct-io.c pins a page once more for each part of it that goes
- * into a bio. That is not needed here: as nobody waits for the pages, all of
- * them may stay until the I/O as a whole is complete.
+ * A batch is a bio that is never submitted, and that holds what was taken at a
+ * time. The bios that are submitted point to the same pages, and hold nothing.
+ * With pins, fs/direct-io.c pins a page once more for each part of it that goes
+ * into a bio. That is not needed here: as nothing waits for the pages, all of them
+ * may stay entered until the I/O as a whole is complete.
  */
 
 #include <linux/bio.h>
@@ -26,8 +25,8 @@
 
 /*
  * Not fs_bio_set: what get_block() waits for may need the reserve of that one.
- * The reserve of this one promises nothing. Who has batches and wants one more
- * may have to wait for memory, as with GFP_KERNEL in general.
+ * The reserve of this one promises nothing: a task that has batches and allocates
+ * one more may have to wait for memory, as with GFP_KERNEL in general.
  */
 static struct bio_set dio_nopin_batches;
 
@@ -38,10 +37,10 @@ static bool dio_nopin_may(const struct iov_iter *iter)
 }
 
 /**
- * dio_nopin_defer - is this too much to release from an interrupt?
+ * dio_nopin_defer - is this too much to release in an interrupt?
  * @iter: the memory
  *
- * The end of the last bio of an I/O would have to release all of its pages.
+ * The end of the last bio of an I/O releases all of its pages.
  *
  * Return: whether it is.
  */
@@ -51,12 +50,12 @@ bool dio_nopin_defer(const struct iov_iter *iter)
 }
 
 /**
- * dio_nopin_begin - shall batches hold the pages?
+ * dio_nopin_begin - decide whether batches hold the pages
  * @dn: set up
  * @iter: the memory
  *
- * Return: whether they shall. The caller must neither pin, unpin nor dirty
- * pages then.
+ * Return: whether they do. Then the caller must neither pin, unpin nor dirty
+ * pages.
  */
 bool dio_nopin_begin(struct dio_nopin *dn, const struct iov_iter *iter)
 {
@@ -73,10 +72,8 @@ bool dio_nopin_begin(struct dio_nopin *dn, const struct iov_iter *iter)
  * @max: room in the array
  * @from: set to the offset in the first page
  *
- * The counterpart of iov_iter_extract_pages(). A batch has the pages pinned if
- * it cannot enter them.
- *
- * This never fails with -EAGAIN: the end_io() of a file system may complain
+ * The counterpart of iov_iter_extract_pages(). A batch pins the pages if it cannot
+ * enter them. Never fails with -EAGAIN: the end_io() of a file system may complain
  * about any error.
  *
  * Context: Process context of a task that uses the mm of @iter. May sleep.
@@ -99,7 +96,7 @@ ssize_t dio_nopin_extract(struct dio_nopin *dn, struct kiocb *iocb,
 		return iov_iter_extract_pages(iter, pages, LONG_MAX, max, 0,
 					      from);
 
-	/* To a segment that is not empty */
+	/* Skip empty segments */
 	iov_iter_advance(iter, 0);
 	*from = offset_in_page(iter_iov_addr(iter));
 	len = min(iov_iter_single_seg_count(iter), max * PAGE_SIZE - *from);
@@ -129,7 +126,7 @@ ssize_t dio_nopin_extract(struct dio_nopin *dn, struct kiocb *iocb,
 }
 
 /**
- * dio_nopin_release - the I/O is complete
+ * dio_nopin_release - release all pages: the I/O is complete
  * @dn: as set up
  * @async: of struct dio: the caller may be an interrupt
  *

@@ -11,8 +11,8 @@
 /**
  * struct dio_nopin - the pages of an I/O
  * @on: batches hold the pages, and struct dio does not; doesn't change
- * @batches: list by way of bi_private. The task that submits the I/O has it,
- *	then whoever drops the last reference of struct dio
+ * @batches: list by way of bi_private. Used by the task that submits the I/O,
+ *	then by dio_complete()
  */
 struct dio_nopin {
 #ifdef CONFIG_NOPIN

@@ -3,14 +3,14 @@
  * Fixed buffers without pins.
  *
  * Such a buffer is a range of addresses of the mm that registered it, not a set
- * of pages. An I/O is given plain user memory; what makes it as fast as with a
- * pinned buffer is that direct I/O keeps the translations of memory that it
- * uses again and again, see mm/nopin/cache.c. Whatever else a file does with a
- * buffer, copying or pinning it, works without having heard of any of this.
+ * of pages. I/O gets plain user memory. It is about as fast as with a pinned
+ * buffer, because direct I/O keeps the translations of memory that it uses again
+ * and again, see mm/nopin/cache.c. Files that copy or pin the buffer work
+ * unchanged.
  *
  * Plain user memory is that of the task which issues the request. A ring can
- * end up with tasks of another mm, by fork or through a socket; for these the
- * memory is pinned, for one request.
+ * end up with tasks of another mm, by fork or through a socket. For these
+ * io_nopin_foreign() pins the memory, for one request.
  *
  * How a buffer is kept in the ring's table is in nopin_rsrc.c.
  */
@@ -32,8 +32,8 @@
 /**
  * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
  *
- * Return: whether it may. If not, it is told what a kernel would tell it that
- * does not know the flag.
+ * Return: whether it may. If not, it gets -EINVAL, as from a kernel that does not
+ * know the flag.
  */
 bool io_nopin_flag_allowed(void)
 {
@@ -45,7 +45,7 @@ bool io_nopin_flag_allowed(void)
  * @ctx: the ring
  * @flags: what the program gave with the table
  *
- * Remembered for buffers that are put into the table later. To be called before
+ * Holds for buffers that are put into the table later as well. To be called before
  * the table is made; changes nothing if there is one.
  *
  * Context: Process context with @ctx->uring_lock held.
@@ -81,9 +81,9 @@ static int io_nopin_mapped(struct mm_struct *mm, unsigned long start,
  * io_nopin_may_register - may this memory of the current task be a buffer?
  * @iov: address and length, not empty
  *
- * Takes about the same time whatever the length: no page is looked at. That all
- * of it is mapped is asked for, as with pinned buffers, so that programs learn of
- * their mistakes early.
+ * Takes about the same time whatever the length, as it looks at VMAs, not at
+ * pages. All of the buffer must be mapped, as with pinned buffers, so that programs
+ * learn of their mistakes early.
  *
  * Context: Process context, may sleep.
  *
@@ -101,8 +101,8 @@ int io_nopin_may_register(const struct iovec *iov)
 	if (ret)
 		return ret;
 	/*
-	 * The program has asked for it, so none of its I/O is pinned at first;
-	 * unless a signal is pending, as which task work counts.
+	 * The program has asked for it, so its first I/Os are not pinned. They
+	 * are if a signal is pending now; task work counts as one.
 	 */
 	ret = nopin_mm_create(current->mm);
 	return ret == -EINTR ? 0 : ret;
@@ -195,7 +195,7 @@ void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
  *
  * Context: Process context with the uring_lock of the ring held.
  *
- * Return: whether it has; empty slots are left to the caller.
+ * Return: whether it has. Not for an empty slot, which is left to the caller.
  */
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu)
@@ -212,8 +212,8 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 	}
 	if (mmget_not_zero(mm)) {
 		nr = nopin_mm_count_known(mm, untagged_addr((unsigned long)imu->ubuf),
-					   imu->len);
-		/* Not here, with the lock held, if it is the last one */
+					  imu->len);
+		/* The last mmput() must not tear down the mm with the lock held */
 		mmput_async(mm);
 	}
 	seq_printf(m, " nopin, %u of %lu pages valid\n", nr,

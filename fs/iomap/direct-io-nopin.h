@@ -9,15 +9,15 @@
 #include <linux/iomap.h>
 
 /*
- * Whoever gets a bio by way of ->submit_io may hold it as long as he likes, and
- * end it from a work item, as btrfs does. Nobody may wait for its pages then.
+ * A file system with ->submit_io may hold a bio for long, and end it in a work
+ * item, as btrfs does. So no invalidation may wait for its pages.
  */
 static inline bool iomap_nopin_other(const struct iomap_dio_ops *dops)
 {
 	return dops && dops->submit_io;
 }
 
-/* How many bio_vecs to allocate where it would be @nr otherwise */
+/* How many bio_vecs to allocate, instead of @nr */
 static inline unsigned int iomap_nopin_vecs(const struct iomap_dio_ops *dops,
 					    const struct iov_iter *iter,
 					    unsigned int nr)

@@ -47,9 +47,9 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 void bio_nopin_exit(struct bio *bio);
 
 /*
- * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin() where it
- * would be @nr otherwise. None if the bio may be able to use those of earlier
- * I/O; it gets its own later if that turns out not to be the case.
+ * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin(), instead of
+ * @nr. None if the bio may be able to point to translations; otherwise it gets
+ * bio_vecs of its own later.
  */
 static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 					  unsigned int nr)
@@ -60,7 +60,7 @@ static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 	return nr;
 }
 
-/* As bio_iov_iter_get_pages(), without pins where possible */
+/* bio_iov_iter_get_pages(), without pins where possible */
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,

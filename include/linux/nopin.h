@@ -19,8 +19,8 @@ struct nopin_range;
  * @NOPIN_TO_DEVICE: the device reads memory, as in a write of a file
  * @NOPIN_NR_DIRS: number of directions
  *
- * The two are counted apart because write protection of a page need not wait
- * for a device that only reads it.
+ * Bios are counted apart for each, because write protection of a page need not
+ * wait for a device that only reads it.
  */
 enum nopin_dir {
 	NOPIN_FROM_DEVICE,
@@ -34,10 +34,11 @@ enum nopin_dir {
  * @NOPIN_FALLBACK_FIRST: one of the first I/Os of a process, see nopin_mm_ready()
  * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
  * @NOPIN_FALLBACK_INVALID: not mapped, or not with the access needed
- * @NOPIN_FALLBACK_SPECIAL: memory that only pinning can judge
+ * @NOPIN_FALLBACK_SPECIAL: memory that only GUP can judge
  * @NOPIN_FALLBACK_BUSY: too many bios use one page, or it was pinned on behalf
  *	of earlier ones that have not ended
- * @NOPIN_FALLBACK_EXTENTS: more pieces of memory than there was room for
+ * @NOPIN_FALLBACK_EXTENTS: no room to note all pieces of the memory, or more
+ *	memory than a passthrough request takes
  * @NOPIN_FALLBACK_NOWAIT: IOCB_NOWAIT, and the mapping is being changed
  * @NOPIN_FALLBACK_RACE: the mapping changed again and again
  * @NOPIN_NR_FALLBACKS: number of causes
@@ -71,14 +72,14 @@ enum nopin_io_uring {
 
 /**
  * struct nopin_extent - pages that a bio has entered
- * @range: the range the pages belong to
- * @many: array of extents, where one is not enough
+ * @range: range of the pages
+ * @many: array of extents, if one is not enough
  * @first: index of the first page within @range; with @many, its capacity
  * @nr: number of pages; with @many, the number of extents
  * @other: the I/O is not prompt
  * @is_array: @many is valid, not @range
  *
- * Embedded in struct bio and kept small for that.
+ * Part of struct bio, so keep it small.
  */
 struct nopin_extent {
 	union {
@@ -109,7 +110,7 @@ int nopin_mm_create(struct mm_struct *mm);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
-				   size_t len);
+				  size_t len);
 
 #else /* !CONFIG_NOPIN */
 
@@ -133,9 +134,8 @@ static inline void nopin_window_end(void) { }
 
 #ifdef CONFIG_MMU
 /*
- * Is there I/O on the memory around that a PMD can map? Who takes a part of it away
- * from a large folio would wait for that. As advice is only advice, leave such a
- * folio alone, as one with pins.
+ * Is there I/O on the memory around @addr that a PMD can map? Then madvise() does
+ * not split a large folio there, as it does not split a pinned one.
  */
 static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
 {
@@ -144,8 +144,8 @@ static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
 #endif
 
 /*
- * Splitting the PMD of anonymous memory leaves each page mapped as it was, but
- * for the huge zero page, which small ones take the place of.
+ * Splitting the PMD of anonymous memory leaves each page mapped as it was. But small
+ * pages replace the huge zero page.
  */
 static inline bool nopin_split_is_hint(struct vm_area_struct *vma, pmd_t *pmd,
 				       bool freeze)

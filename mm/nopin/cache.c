@@ -2,37 +2,25 @@
 /*
  * Translations that are kept from one I/O to the next.
  *
- * A page that has been entered is where the page tables say it is until the
- * exit. Afterwards the same goes on being true until somebody changes the
- * mapping, and whoever does has to close the page. So what is found in the page
- * tables is kept, as bio_vecs that the bios of later I/O point to, and I/O only
- * enters pages whose translation is known. If it is not, nopin_open() looks it up.
+ * An open page is where the page tables say it is: an invalidation has to close the
+ * page before its mapping changes. So nopin_walk() keeps what it finds in the page
+ * tables, as bio_vecs that later bios point to. A translation is known, and right,
+ * if the page is neither closed nor OLD. OLD is
  *
- * Whether it is known is told by a single bit, in the state of the page: it is
- * not if the page is closed or OLD. That bit is
+ * - cleared by nopin_walk(), for an open page, with the lock of the range held,
+ * - set when a closed page is opened again, as its mapping may have changed,
+ * - set by reclaim, to see whether I/O clears it again: a device does not set the
+ *   accessed bit of PTEs,
+ * - set by nopin_cache_age(), to see whether the chunk is still in use.
  *
- * - cleared when the translation was looked up, see walk.c: for a page that is
- *   open, with the lock of the range held,
- * - set when a page that was closed is opened again, as it may have changed,
- * - set by reclaim, to see whether it is cleared again, as it does with the
- *   accessed bit of PTEs, which a device does not set,
- * - set by those who want the memory back.
- *
- * There is a state per page and direction, as a page that a device may read is
- * not always one that it may write. Both share a bio_vec. When is it safe to write
- * it, although there may be bios that point to it? A page that is mapped now, and
- * is not the one that is in the bio_vec, has got there by a change that closed the
- * address in both directions, and that waited until no bio was using it. Or it
- * had it pinned, and then the address was not opened before they were gone. After
- * that no bio has used the address: the bit was set. So there are none. A bio_vec
- * that is right already is not written.
- *
- * A page in use is looked up on its own. Once so many were that it pays, all the
- * others of the chunk that are mapped are looked up as well.
- *
- * The states and translations of 512 pages take 0.5 % of the memory they are
- * about. Chunks that have not been used for a while are freed, and so are those of
- * which reclaim has found all pages old.
+ * There is a state per page and direction, as a device may not write every page
+ * that it may read. Both directions share a bio_vec. When may nopin_walk() write
+ * it? If another page is mapped now than the bio_vec names, an invalidation has
+ * closed the address in both directions. It has waited until no bio used the
+ * address; or it has pinned the page, and then nopin_open() did not open the
+ * address before the last of these bios was gone. Since then the address has been
+ * OLD, so no bio has entered it. Hence none points to the bio_vec. A bio_vec that is
+ * right already is not written.
  */
 
 #include <linux/atomic.h>
@@ -51,15 +39,15 @@
 static struct list_lru nopin_lru;
 
 /*
- * Chunks that nobody has used for once or twice as long go. Each time, what is in
- * use has to be looked up once more, hence not often.
+ * Chunks that no I/O has used for one to two times this long are freed. After each
+ * round I/O has to look up again what it uses, so not often.
  */
 #define NOPIN_IDLE	(300 * HZ)
 static void nopin_idle(struct work_struct *work);
 static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
 
 /*
- * The pages in the word of @page, up to @end, whose translation is known, as the
+ * The pages in the word of @page, up to @end, whose translations are known, as the
  * OLD bits of a word
  */
 static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
@@ -71,9 +59,9 @@ static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
 }
 
 /*
- * The next chunk of pages from *@page to @end, *@page moved behind them: its
- * pages from *@start to *@stop. NULL if there is none. With the range lock held,
- * or within rcu_read_lock().
+ * The next chunk with pages from *@page to @end, which are its pages from *@start to
+ * *@stop. Moves *@page on behind them. NULL if there is none. With the range lock
+ * held, or within rcu_read_lock().
  */
 static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 				       unsigned int *page, unsigned int end,
@@ -93,12 +81,12 @@ static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 }
 
 /**
- * nopin_forget - pages are unmapped for good
+ * nopin_forget - free the states of pages that are unmapped for good
  * @range: range of the pages
  * @first: index of the first page in @range
  * @end: index behind the last page
  *
- * Frees the states of whole chunks.
+ * Frees whole chunks only, and those that no I/O uses.
  *
  * Context: Process context. The pages are closed.
  */
@@ -116,11 +104,11 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 }
 
 /**
- * nopin_young - has I/O used the pages lately, without looking at PTEs?
+ * nopin_young - has I/O used the pages lately?
  * @notifier: that of the range
  * @start: first address
  * @end: address behind the last one
- * @clear: forget about it; who asks again learns of later I/O
+ * @clear: make the pages OLD, so that the next call tells of later I/O only
  *
  * The young() of &struct mmu_interval_notifier_ops.
  *
@@ -160,17 +148,17 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 }
 
 /**
- * nopin_count_known - how many pages have translations?
+ * nopin_count_known - how many pages have known translations?
  * @chunk: chunk of the pages
  * @page: index in @chunk of the first page
  * @end: index behind the last page
  *
  * Context: Any, within rcu_read_lock().
  *
- * Return: the number of pages with a translation for either direction.
+ * Return: the number of pages with a translation that is known for either direction.
  */
 unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-				unsigned int end)
+			       unsigned int end)
 {
 	unsigned int nr = 0;
 
@@ -202,8 +190,8 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 			used = true;
 			atomic64_or(young, nopin_word(chunk, page, dir));
 			/*
-			 * Reclaim wants to know as well. These pages are still
-			 * mapped: who unmaps them takes the range lock first.
+			 * Tell reclaim, too. These pages are still mapped: an
+			 * invalidation takes the range lock first.
 			 */
 			for (; young; young &= young - 1) {
 				i = nopin_page(page, young);
@@ -216,7 +204,7 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 	return used;
 }
 
-/* One of the turns that all chunks have, some at a time */
+/* A round of nopin_cache_age(): all chunks, some at a time */
 struct nopin_round {
 	unsigned int	nr;	/* which one */
 	unsigned int	left;	/* chunks until there is a break */
@@ -232,17 +220,17 @@ static enum lru_status nopin_isolate(struct list_head *item,
 	struct nopin_round *round = arg;
 	enum lru_status ret = LRU_ROTATE;
 
-	/* Those who had their turn go to the end of the list */
+	/* Chunks that had their turn are at the end of the list */
 	if (round && (!round->left || chunk->round == round->nr))
 		return LRU_STOP;
-	/* Others take the two locks the other way round */
+	/* The locks nest the other way round elsewhere */
 	if (!spin_trylock(&range->lock))
 		return LRU_SKIP;
 	if (round) {
 		chunk->round = round->nr;
 		round->left--;
 	}
-	/* The shrinker leaves it to the rest of reclaim to age pages */
+	/* The shrinker does not age pages: the rest of reclaim does */
 	if (!nopin_used(chunk, round) && nopin_chunk_free(chunk)) {
 		list_lru_isolate(list, item);
 		ret = LRU_REMOVED;
@@ -264,14 +252,11 @@ static unsigned long nopin_shrink_scan(struct shrinker *shrinker,
 }
 
 /**
- * nopin_cache_age - take back the memory of chunks that nobody uses
- *
- * All chunks have a turn: those that have not been used since their last one are
- * freed.
+ * nopin_cache_age - free chunks that no I/O has used since the last call
  *
  * Context: Process context, may sleep. One at a time.
  *
- * Return: the number of chunks that were.
+ * Return: the number of chunks freed.
  */
 unsigned long nopin_cache_age(void)
 {
@@ -280,7 +265,7 @@ unsigned long nopin_cache_age(void)
 	unsigned long freed = 0;
 
 	do {
-		/* With a spinlock held */
+		/* Not too many: the walk holds a spinlock */
 		round.left = 64;
 		freed += list_lru_walk(&nopin_lru, nopin_lru_isolate, &round,
 				       ULONG_MAX);
@@ -315,7 +300,7 @@ struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab)
 }
 
 /**
- * nopin_cache_add - a chunk is to have its turns in nopin_cache_age()
+ * nopin_cache_add - put a chunk on the list of nopin_cache_age()
  * @chunk: chunk that nopin_cache_alloc() has returned
  *
  * Context: Process context, with &nopin_range.lock held.

@@ -4,30 +4,18 @@
  *
  * It closes the pages (see range.c). For those that are in use it can then wait
  * until the I/O ends, refuse the change, or pin the page on behalf of the I/O
- * (see pin.c). As it can always pin, each wait must buy something that a pin
- * does not give:
+ * (see pin.c). As it can always pin, a wait must buy something that a pin does
+ * not give:
  *
- * - Write protection, and unmapping of a page that is not anonymous, while a
- *   device writes it: whoever protects the page, or has it written back, wants
- *   it to stay as it is from then on. So they wait, and pin if it takes too long.
- *   The same goes for truncation and the like: what was read is in the file, or
- *   it is not.
- * - Migration, KSM, collapse: the page cannot be changed while it is pinned. So
- *   they wait, and are refused if it takes too long.
- * - Everything else, such as munmap(), fork() or exit() of anonymous memory: a
- *   wait buys nothing. The device finishes with a page that nobody else sees.
- *   So the page is pinned at once.
- * - Reclaim is refused at once. Drivers allocate GFP_NOIO memory to complete the
- *   very I/O that it would wait for.
- * - The OOM reaper may not wait. It pins, and is refused where it cannot.
+ * - mprotect(), writeback, truncation and the like, while a device writes the
+ *   page: the page stays as it is from then on. Wait, then pin.
+ * - Migration, KSM, collapse: the page can be moved at all. Wait, then refuse.
+ * - Reclaim: nothing, as the I/O may need the memory. Refuse at once.
+ * - munmap(), fork(), exit() and the like of anonymous memory: nothing, as the
+ *   device finishes with a page that nobody else sees. Pin at once.
  *
- * Only prompt I/O is ever waited for: its completion depends on no user task, no
- * file system, no network, and no allocation that may reclaim. For other I/O the
- * wait is zero, as it could be the waiting task that has to complete it.
- *
- * A task has a budget for its waits, see nopin_budget(). So the bound holds for
- * an operation as a whole, however many pages, mappings and processes it goes
- * through.
+ * Only prompt I/O is ever waited for, and a task has a budget for its waits, see
+ * nopin_budget(). Documentation/mm/nopin.rst has the whole table, and why.
  */
 
 #include <linux/atomic.h>
@@ -42,7 +30,7 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/nopin.h>
 
-/* How long a task may wait for I/O before it is down to a tenth of its time */
+/* How long a task may wait for I/O; after that it may for a tenth of its time */
 unsigned int nopin_rmap_wait_ms = 100;
 
 /* The budgets of tasks that have waited lately */
@@ -52,8 +40,8 @@ unsigned int nopin_rmap_wait_ms = 100;
  * struct nopin_waiter - what a task has waited for I/O
  * @task: the task. Only compared; it may be gone.
  * @start: when it was started, as there may be another one at that address
- * @debt: nanoseconds that it has waited; a tenth of the time since is off
- * @at: when @debt was right
+ * @debt: nanoseconds that it has waited, less a tenth of the time since
+ * @at: when @debt was last brought up to date
  */
 struct nopin_waiter {
 	const struct task_struct	*task;
@@ -66,8 +54,8 @@ static struct nopin_waiter nopin_waiters[NOPIN_WAITERS];
 static DEFINE_SPINLOCK(nopin_waiters_lock);
 
 /*
- * The entry of the current task. If there is none it takes the one of the task
- * that owes least. The debt of a task without an entry is zero.
+ * The entry of the current task. If it has none it takes that of the task that
+ * owes least. A task without an entry owes nothing.
  */
 static struct nopin_waiter *nopin_waiter(void)
 {
@@ -102,9 +90,9 @@ static u64 nopin_budget(void)
 }
 
 /*
- * The current task has waited. The first millisecond is free: fsync() of a
- * thousand pages must wait for each of their I/Os, if these are healthy, or the
- * pages would change while they are written back.
+ * Charge a wait to the current task. The first millisecond is free: fsync() of a
+ * thousand pages with healthy I/Os must wait for each, or the pages would change
+ * while they are written back.
  */
 static void nopin_spend(u64 ns)
 {
@@ -116,9 +104,9 @@ static void nopin_spend(u64 ns)
 }
 
 /*
- * The pages from *@page to @end that the I/O of one direction has used: the
- * word of the first one and the bytes in it, with *@page moved on behind them.
- * Not those that are pinned, which are closed and need not be waited for. NULL
+ * The next word with pages from *@page to @end that I/O in direction @dir has
+ * used, and the bytes of these pages in *@mask. Moves *@page on behind them. Leaves
+ * out pages that are pinned: they are closed, and nothing waits for them. NULL
  * when there are no more. No chunk may be freed meanwhile: the caller has the
  * range lock, or is counted in &nopin_range.draining.
  */
@@ -189,8 +177,8 @@ static bool nopin_busy(struct nopin_range *range, unsigned int first,
 }
 
 /*
- * Close the pages; with @only_idle stop at the first one that is in use.
- * Returns whether any is.
+ * Close the pages; with @only_idle stop before the first one that is in use.
+ * Returns whether any is in use.
  */
 static bool nopin_close(struct nopin_range *range, unsigned int first,
 			unsigned int end, unsigned int dirs, bool only_idle)
@@ -250,7 +238,7 @@ static bool nopin_others(struct nopin_range *range, unsigned int first,
 	return false;
 }
 
-/* Is any of the pages that share a word in use, and not pinned by now? */
+/* Is any of these pages of a word in use, and not pinned by now? */
 static bool nopin_in_use(struct nopin_chunk *chunk, atomic64_t *word,
 			 enum nopin_dir dir, u64 mask)
 {
@@ -265,9 +253,9 @@ static bool nopin_in_use(struct nopin_chunk *chunk, atomic64_t *word,
 }
 
 /*
- * Wait until pages that share a word are idle or pinned, and return what is left
- * of the timeout, at least 1, or 0 if they are not. Woken by nopin_exit_wake()
- * and nopin_pin().
+ * Wait until these pages of a word are idle or pinned; nopin_exit_wake() and
+ * nopin_pin() wake us. Returns what is left of the timeout, at least 1, or 0 if
+ * they are still in use.
  */
 static long nopin_wait_idle(struct nopin_chunk *chunk, atomic64_t *word,
 			    enum nopin_dir dir, u64 mask, long timeout)
@@ -280,8 +268,8 @@ static long nopin_wait_idle(struct nopin_chunk *chunk, atomic64_t *word,
 }
 
 /*
- * Wait until the pages, which are closed, are idle or pinned. They cannot be
- * entered again in the meantime, so each needs to be found idle only once.
+ * Wait until the pages are idle or pinned; returns whether they are. They are
+ * closed, so no bio enters them meanwhile, and it is enough to find each idle once.
  */
 static bool nopin_drain(struct nopin_range *range, unsigned int first,
 			unsigned int end, unsigned int dirs, long timeout)
@@ -310,9 +298,7 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 	return timeout;
 }
 
-/*
- * Can the caller of the notifier leave the mapping as it is?
- */
+/* Can the caller of the notifier leave the mapping as it is? */
 static bool nopin_refusable(const struct mmu_notifier_range *mn)
 {
 	return mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE;
@@ -330,14 +316,14 @@ static long nopin_patience(const struct nopin_range *range,
 	if (!mmu_notifier_range_blockable(mn))
 		return 0;
 	/*
-	 * Reclaim and compaction on behalf of an allocation. Drivers allocate
+	 * Reclaim, and compaction on behalf of an allocation. Drivers allocate
 	 * GFP_NOIO memory to complete the very I/O that we would wait for.
 	 */
 	if (current->flags & PF_MEMALLOC)
 		return 0;
 	/*
-	 * Somebody has waited here in vain. Tasks that queue up behind a lock,
-	 * of a file say, do not wait as long one after the other.
+	 * A task has waited here in vain. Tasks that queue up behind a lock, of
+	 * a file say, must not wait one after the other for the same I/O.
 	 */
 	if (time_before(jiffies, READ_ONCE(range->late)))
 		return 0;
@@ -348,13 +334,12 @@ static long nopin_patience(const struct nopin_range *range,
 /**
  * nopin_wait_buys - does it help the caller of the notifier to wait for I/O?
  * @mn: what is about to change; it cannot be refused
- * @folio: that of the page
+ * @folio: folio of the page
  * @dir: what the device does with the page
  *
- * The table at the top of this file: who does is told by the event and by the
- * kind of the page, as an invalidation does not know of VMAs.
+ * Decides by the event and the kind of page, as an invalidation knows no VMA.
  *
- * Return: whether it does. If not, the page is pinned at once.
+ * Return: whether it helps. If not, the page is pinned at once.
  */
 bool nopin_wait_buys(const struct mmu_notifier_range *mn, struct folio *folio,
 		     enum nopin_dir dir)
@@ -371,19 +356,19 @@ bool nopin_wait_buys(const struct mmu_notifier_range *mn, struct folio *folio,
 		return true;
 	default:
 		/*
-		 * PROTECTION_PAGE of an anonymous page is fork(), of others it
-		 * is folio_mkclean(). CLEAR, UNMAP and RELEASE of an anonymous
-		 * page leave nobody who sees it, or make a copy.
+		 * fork() protects anonymous pages (PROTECTION_PAGE), and
+		 * folio_mkclean() others. After CLEAR, UNMAP or RELEASE nobody
+		 * sees an anonymous page any more, or only a copy.
 		 */
 		return !folio_test_anon(folio);
 	}
 }
 
 /*
- * Directions whose I/O the change would disturb. A page that becomes read-only
- * or clean but stays where it is can still be read by a device. Not so for
- * MMU_NOTIFY_PROTECTION_VMA, during which hugetlb may unshare page tables,
- * which takes the mapping away.
+ * How many directions, from the first one, the change would disturb. A device can
+ * still read a page that becomes read-only or clean but stays where it is. During
+ * MMU_NOTIFY_PROTECTION_VMA hugetlb may unshare page tables, which takes the
+ * mapping away, so that disturbs both.
  */
 static unsigned int nopin_dirs(const struct mmu_notifier_range *mn)
 {
@@ -395,7 +380,7 @@ static unsigned int nopin_dirs(const struct mmu_notifier_range *mn)
 	return NOPIN_NR_DIRS;
 }
 
-/* Wait for I/O that is worth it; returns whether pages are left that are in use */
+/* Wait for the I/O; returns whether any page is still in use */
 static bool nopin_wait(struct nopin_range *range, unsigned int first,
 		       unsigned int end, unsigned int dirs,
 		       const struct mmu_notifier_range *mn, long patience)
@@ -416,14 +401,14 @@ static bool nopin_wait(struct nopin_range *range, unsigned int first,
 }
 
 /**
- * nopin_invalidate - close pages, and see to the I/O on them
+ * nopin_invalidate - close pages; wait for the I/O on them, refuse, or pin
  * @notifier: that of the range
  * @mn: what is about to change
  * @cur_seq: for mmu_interval_set_seq()
  *
  * A refusal may leave pages closed, which costs the next I/O on them a call of
- * nopin_open(). One that was not going to wait closes none that is in use, unless
- * @mn is not blockable.
+ * nopin_open(). A refusal without the intention to wait closes no page that is in
+ * use, unless @mn is not blockable.
  *
  * Return: whether the mapping may be changed. False is returned only if @mn is
  * not blockable or can be refused.
@@ -443,7 +428,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	long patience = 0;
 	int ret;
 
-	/* The PTE that I/O relies on stays as it is, as far as I/O can tell */
+	/* The page stays where it is, as writable and as dirty */
 	if (mn->flags & MMU_NOTIFIER_RANGE_HINT)
 		return true;
 
@@ -466,7 +451,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	only_idle = refusable && !patience;
 	mmu_interval_set_seq(notifier, cur_seq);
 	busy = nopin_close(range, first, end, dirs, only_idle);
-	/* Other I/O may have come in between */
+	/* I/O that is not prompt may have entered since we looked */
 	if (refusable && nopin_others(range, first, end))
 		only_idle = true;
 	spin_unlock(&range->lock);
@@ -477,7 +462,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		goto refuse;
 
 	if (!refusable) {
-		/* What a wait does not help is pinned at once */
+		/* Pin what a wait does not help */
 		ret = nopin_pin(range, first, end, dirs, mn);
 		if (!ret)
 			goto idle;
@@ -492,8 +477,8 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	if (refusable)
 		goto refuse;
 	/*
-	 * A page with too many references cannot be pinned. Then there is nothing
-	 * but to wait, for I/O that is not prompt as well.
+	 * Pin what is left. A page with too many references cannot be pinned: then
+	 * we have to wait for its I/O, prompt or not.
 	 */
 	while (nopin_pin(range, first, end, dirs, NULL)) {
 		if (!mmu_notifier_range_blockable(mn))

@@ -2,13 +2,13 @@
 /*
  * The ranges of an mm that direct I/O uses, found by address.
  *
- * The address space is divided into aligned pieces of 1 GiB; a range is created
- * on the first direct I/O to or from memory in its piece and lives as long as
- * the mm. The child of a fork starts with none.
+ * A range covers an aligned GiB of the address space. The first direct I/O that
+ * does without pins there creates it, and it lives as long as the mm. The child of
+ * a fork starts with none.
  *
  * The first I/Os of a process are pinned. To register a notifier takes the locks
- * of all mappings, which costs about as much as pinning one I/O per mapping, so
- * it has to pay. It is done in task work, where the task holds no locks.
+ * of all mappings, which costs about as much as pinning one I/O per mapping. Task
+ * work registers it once that pays, as the task holds no locks then.
  */
 
 #include <linux/mm.h>
@@ -22,7 +22,7 @@
 unsigned int nopin_first_ios = 64;
 
 /**
- * nopin_mm_create - have direct I/O of an mm do without pins
+ * nopin_mm_create - let direct I/O of an mm do without pins
  * @mm: mm that the caller uses (mm_users)
  *
  * Context: Process context, may sleep; takes the mmap_lock for writing unless
@@ -54,8 +54,8 @@ int nopin_mm_create(struct mm_struct *mm)
 }
 
 /**
- * struct nopin_first - makes later I/O of an mm do without pins
- * @work: on its way to a task of the mm
+ * struct nopin_first - task work that creates the first range of an mm
+ * @work: queued to a task of the mm
  * @mm: the mm, with a reference to the struct
  * @addr: user address that I/O has used
  */
@@ -67,7 +67,7 @@ struct nopin_first {
 
 static void nopin_first_done(struct nopin_first *first)
 {
-	/* If it did not work out, try again after as many I/Os */
+	/* If it failed, try again after as many I/Os */
 	atomic_set(&first->mm->nopin_first, 0);
 	mmdrop(first->mm);
 	kfree(first);
@@ -84,11 +84,11 @@ static void nopin_first_work(struct callback_head *work)
 }
 
 /**
- * nopin_mm_want - have the range of an address created, but not now
+ * nopin_mm_want - queue task work that creates the range of an address
  * @mm: mm of the current task
  * @addr: user address
  *
- * Done in task work, as the caller may hold locks that come behind the mmap_lock.
+ * Not at once, as the caller may hold locks that nest inside the mmap_lock.
  *
  * Context: Process context. Does not sleep.
  */
@@ -121,8 +121,8 @@ void nopin_mm_want(struct mm_struct *mm, unsigned long addr)
  * @mm: mm of the task
  * @addr: user address that the I/O uses
  *
- * The first ones of a process may not. Counts them, and sees to it that those
- * after them may.
+ * The first I/Os of a process may not. Counts them; after enough of them, queues
+ * the task work that lets later ones do without.
  *
  * Context: Process context. Does not sleep.
  *
@@ -138,7 +138,7 @@ bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr)
 	/* A kernel thread that uses the mm does not run task work */
 	if (current->flags & PF_KTHREAD)
 		return false;
-	/* What a pin costs for each I/O, the locks cost for each mapping */
+	/* The locks cost per mapping about what a pin costs per I/O */
 	nr = atomic_inc_return(&mm->nopin_first);
 	if (nr >= 0 && nr >= limit + READ_ONCE(mm->map_count))
 		nopin_mm_want(mm, addr);
@@ -201,7 +201,7 @@ unlock:
  * @start: first address, page aligned
  * @end: address behind the last one
  *
- * For those who leave pages alone that are pinned.
+ * For khugepaged and madvise(), which leave pinned pages alone.
  *
  * Context: Any that keeps the mm in use, or its page tables locked. Does not
  * sleep.
@@ -236,7 +236,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 }
 
 /**
- * nopin_mm_count_known - how many pages have translations?
+ * nopin_mm_count_known - how many pages have known translations?
  * @mm: mm that the caller uses (mm_users)
  * @addr: user address, untagged
  * @len: number of bytes
@@ -246,7 +246,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
  * Return: the number of pages whose translation is known.
  */
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
-				   size_t len)
+				  size_t len)
 {
 	struct nopin_chunk *chunk;
 	unsigned int nr = 0;
@@ -258,7 +258,7 @@ unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 		chunk = nopin_mm_chunk(mm, addr);
 		if (chunk)
 			nr += nopin_count_known(chunk, nopin_start(addr),
-						 nopin_start(addr + piece - 1) + 1);
+						nopin_start(addr + piece - 1) + 1);
 	}
 	rcu_read_unlock();
 	return nr;
@@ -268,9 +268,8 @@ unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
  * nopin_mm_exit - the address space is gone
  * @mm: mm without users
  *
- * Called behind exit_mmap(): mmu_notifier_release() in there has waited for
- * the I/O on all ranges, or has pinned the pages, and with no user left there is
- * no further I/O.
+ * Called after exit_mmap(), in which mmu_notifier_release() has waited for the I/O
+ * on all ranges, or has pinned the pages. The mm has no user left to begin more.
  *
  * Context: Process context, may sleep.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the files of mm/nopin/, their tests and block/bio-nopin.c share: page states,
- * the few steps that every I/O takes, inline, and what they call besides.
+ * and the steps that every I/O takes, inline.
  */
 #ifndef __MM_NOPIN_H
 #define __MM_NOPIN_H
@@ -28,20 +28,20 @@
  *		exits.
  * open, close	A bio can enter a page that is open. An invalidation closes pages.
  * translation	The bio_vec of the page at an address. It is known if it was looked up
- *		after the page was opened, and nobody has made it OLD since.
- * state	A byte for each page and direction: closed, OLD, how many bios are in.
+ *		after the page was opened, and was not made OLD since.
+ * state	A byte for each page and direction: CLOSED, OLD, count of bios.
  * chunk	512 pages with their states and translations.
  * range	1 GiB of an address space, with a notifier and its chunks.
  * prompt	I/O that ends without help of a task, a file system or the network.
  *		Only for such I/O do invalidations wait.
- * pin on behalf	An invalidation that does not wait pins the pages which bios
- *		are in.
+ * pin on behalf	An invalidation that does not wait pins the pages that bios
+ *		have entered.
  */
 
 /*
- * A page has one byte per direction: the number of bios that have entered it,
- * and two bits that keep further ones out: one while its mapping may be changing,
- * and one until its translation was looked up. Eight bytes make an atomic64.
+ * The state of a page: the number of bios that have entered it, and two bits that
+ * keep others out, CLOSED while its mapping may be changing, and OLD until its
+ * translation is known. Eight states make an atomic64.
  */
 #define NOPIN_PAGE_BITS		8
 #define NOPIN_PAGES_PER_WORD	(64 / NOPIN_PAGE_BITS)
@@ -53,16 +53,16 @@
 #define NOPIN_OLD		(NOPIN_ONES * NOPIN_PAGE_OLD)
 #define NOPIN_COUNTS		(NOPIN_ONES * NOPIN_PAGE_MAX)
 
-/* States and translations are allocated for pieces of this size and alignment */
+/* The size and alignment of a chunk */
 #define NOPIN_CHUNK_PAGES	512
 #define NOPIN_CHUNK_SIZE	(512UL << PAGE_SHIFT)
 #define NOPIN_CHUNK_WORDS	(NOPIN_CHUNK_PAGES / NOPIN_PAGES_PER_WORD)
 
-/* What has one bit per page */
+/* Bitmaps with one bit per page */
 #define NOPIN_BITS_PER_WORD	64U
 #define NOPIN_CHUNK_BITMAP	(NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD)
 
-/* How much of the address space one range covers */
+/* How much of the address space a range covers */
 #define NOPIN_MM_SHIFT		30
 #define NOPIN_MM_SLOTS		64
 
@@ -70,15 +70,14 @@
  * struct nopin_chunk - states and translations of 512 pages, allocated on their
  *			first use
  * @word: page states
- * @bvec: translations: the page behind each address. Written under
- *	  &nopin_range.lock, and only while no bio can be pointing to it, see
- *	  cache.c. The array stays as long as the chunk.
- * @range: the range that it is a part of
+ * @bvec: translations. Written under &nopin_range.lock, and only while no bio can
+ *	  be pointing to them, see cache.c. The array stays as long as the chunk.
+ * @range: the range of the chunk
  * @index: index in &nopin_range.slot
  * @other: bios in flight that are not prompt. Raised before they enter pages,
- *	   lowered after they have left them.
- * @walked: pages that were looked up in the page tables since all of them were
- *	    last; from -NOPIN_CHUNK_PAGES on if that was in vain. Under
+ *	   lowered after they have exited them.
+ * @walked: pages that were looked up since all of the chunk was; starts at
+ *	    -NOPIN_CHUNK_PAGES if none became known then. Under
  *	    &nopin_range.lock.
  * @used: one bit per word; clear means that every page of the word is closed
  *	  and was idle when it was closed. Written under &nopin_range.lock.
@@ -86,8 +85,8 @@
  *	    the bios that have entered it, see pin.c. The page is closed as long
  *	    as it is set. Written under &nopin_range.lock.
  * @lru: in the list of all chunks
- * @round: of nopin_cache_age(), the last one that it took part in
- * @rcu: frees the chunk when nobody can be about to enter a page or to leave one
+ * @round: the last round of nopin_cache_age() that looked at the chunk
+ * @rcu: frees the chunk when no bio can be about to enter or exit a page
  */
 struct nopin_chunk {
 	atomic64_t		word[NOPIN_NR_DIRS][NOPIN_CHUNK_WORDS];
@@ -104,11 +103,11 @@ struct nopin_chunk {
 };
 
 /**
- * struct nopin_slot - where a range has 512 of its pages
- * @chunk: states; NULL until they are used. Written under &nopin_range.lock; freed
+ * struct nopin_slot - where a range has a chunk
+ * @chunk: the chunk; NULL until it is used. Written under &nopin_range.lock; freed
  *	   after an RCU grace period.
  * @bvec: &nopin_chunk.bvec, so that I/O does not touch the rest of the chunk.
- *	  Valid with a page of the chunk entered. Written before @chunk is set.
+ *	  Usable with a page of the chunk entered. Written before @chunk is set.
  */
 struct nopin_slot {
 	struct nopin_chunk	*chunk;
@@ -123,19 +122,19 @@ struct nopin_slot {
  * @wait: invalidations that wait for closed pages to become idle
  * @draining: number of those. They hold pointers to page states, so no chunk is
  *	      freed meanwhile. Under @lock.
- * @late: until then (jiffies) nobody waits: I/O has been waited for in vain
+ * @late: until then (jiffies) no invalidation waits: one has waited in vain for I/O
  * @crowded: until then (jiffies) no I/O waits: it has waited in vain for
  *	     invalidations to end
- * @ref: one for whoever has created the range, one for @unpin while it is
- *	 queued or runs, and one while @nr_pinned is not zero
+ * @ref: one for the creator of the range, one for @unpin while it is queued or
+ *	 runs, and one while @nr_pinned is not zero
  * @apart: pages that are next to each other in memory may not share a bio_vec.
  *	   Written under @lock before such pages can be entered; stays.
  * @start: first address, page aligned
  * @nr_pages: length
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
- * @unpin: drops the pins of pages that are idle
+ * @unpin: unpins idle pages
  * @rcu: frees the range when no exit can be about to wake a waiter
- * @slot: states and translations, 512 pages each
+ * @slot: the chunks
  */
 struct nopin_range {
 	struct mmu_interval_notifier	notifier;
@@ -221,7 +220,7 @@ static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
 				 NOPIN_PAGES_PER_WORD];
 }
 
-/* Of a range of a struct nopin_mm: the index in its chunk of a page */
+/* The index in its chunk of the page at an address */
 static __always_inline unsigned int nopin_start(unsigned long addr)
 {
 	return (addr >> PAGE_SHIFT) % NOPIN_CHUNK_PAGES;
@@ -265,7 +264,7 @@ static __always_inline struct nopin_chunk *nopin_mm_chunk(struct mm_struct *mm,
 	return nopin_chunk_at(range, nopin_index(range, addr));
 }
 
-/* Add one to the counts of pages that are open and whose translations are known */
+/* Add one to the counts of pages whose translations are known */
 static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
 {
 	u64 flags = ones * (NOPIN_PAGE_CLOSED | NOPIN_PAGE_OLD);
@@ -278,8 +277,8 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
 			return false;
 		/*
 		 * A full barrier, between the count and the translation that
-		 * the caller reads. Pairs with the one in nopin_close(), and
-		 * with the one in nopin_publish().
+		 * the caller reads. Pairs with those in nopin_close() and
+		 * nopin_publish().
 		 */
 	} while (!atomic64_try_cmpxchg(word, &old, new));
 	return true;
@@ -295,22 +294,22 @@ static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 {
 	/*
 	 * A full barrier. What was done to the page comes before its count
-	 * drops. The caller's look for tasks that wait, and for pins, comes
-	 * after. Pairs with the set_current_state() in the wait_event() of
+	 * drops. The caller looks for tasks that wait, and for pins, after it.
+	 * Pairs with the set_current_state() in the wait_event() of
 	 * nopin_wait_idle(), and with the smp_mb() in nopin_pin_page().
 	 */
 	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
 }
 
-/* I/O that is not prompt has left the pages of a chunk, or did not get in */
+/* I/O that is not prompt has exited the pages of a chunk, or could not enter */
 static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
 {
-	/* After the count of the last page was lowered, see nopin_enter() */
+	/* After the counts of the pages were lowered, see nopin_enter() */
 	smp_mb__before_atomic();
 	atomic_dec(&chunk->other);
 }
 
-/* Of entered pages with these translations: are they next to each other in memory? */
+/* Are entered pages with these translations next to each other in memory? */
 static __always_inline bool nopin_contiguous(const struct nopin_range *range,
 					     const struct bio_vec *bvec,
 					     unsigned int nr)
@@ -334,12 +333,12 @@ static __always_inline bool nopin_contiguous(const struct nopin_range *range,
  * @prompt: an invalidation may wait for the I/O
  * @ext: set to the pages that were entered
  *
- * From then until nopin_exit() the translations are true.
+ * Until nopin_exit() the translations are true.
  *
- * Nobody waits for I/O that is not prompt: an invalidation pins the pages on its
- * behalf, or is refused, at once. So the caller may wait for anything before
- * nopin_exit(). If it is prompt he must not, until the I/O is submitted, wait for
- * anything that may wait for an invalidation.
+ * If the I/O is prompt, the caller must not wait for anything that may wait for an
+ * invalidation, before it has submitted the I/O. If it is not, the caller may wait
+ * for anything before nopin_exit(): an invalidation pins the pages on behalf of
+ * the I/O, or is refused, at once.
  *
  * Context: Any context of a task that uses the mm. Does not sleep.
  *
@@ -392,8 +391,8 @@ out:
  * @ext: pages that have been entered; not an array. May be of several chunks.
  * @dir: as they have been entered for
  *
- * Context: Any, hard interrupts included. The range may be freed by a task that
- * waits for the last exit, so callers must not touch it again.
+ * Context: Any, hard interrupts included. A task that waits for the last exit may
+ * free the range, so callers must not touch it again.
  */
 static __always_inline void nopin_exit(const struct nopin_extent *ext,
 				       enum nopin_dir dir)
@@ -407,8 +406,8 @@ static __always_inline void nopin_exit(const struct nopin_extent *ext,
 		return;
 	}
 	/*
-	 * From the subtraction on, an invalidation may find the pages idle, and
-	 * the range may be destroyed, before we look for somebody to wake.
+	 * As soon as the count is lowered, an invalidation may find the pages
+	 * idle, and the range may be destroyed before we look for tasks to wake.
 	 * Pairs with the call_rcu() in nopin_range_put().
 	 */
 	rcu_read_lock();
@@ -450,7 +449,7 @@ static inline unsigned long nopin_addr(const struct nopin_range *range,
 	return range->start + ((unsigned long)page << PAGE_SHIFT);
 }
 
-/* The bytes, in the word of @page, of pages that are pinned */
+/* The bytes, in the word of @page, of pages that are pinned on behalf of I/O */
 static inline u64 nopin_pinned_bytes(const struct nopin_chunk *chunk,
 				     unsigned int page, enum nopin_dir dir)
 {
@@ -484,7 +483,7 @@ static inline u64 nopin_open_bytes(u64 word)
 static inline unsigned int nopin_count(struct nopin_chunk *chunk,
 				       unsigned int page, enum nopin_dir dir)
 {
-	/* Acquire: what they did to the page comes before what we do */
+	/* Acquire: what the bios did to the page comes before what we do */
 	u64 word = atomic64_read_acquire(nopin_word(chunk, page, dir));
 
 	return word >> (page % NOPIN_PAGES_PER_WORD * NOPIN_PAGE_BITS) &
@@ -521,7 +520,7 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
 unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-				unsigned int end);
+			       unsigned int end);
 
 #ifdef CONFIG_LOCKDEP
 void nopin_window_wait(void);
@@ -529,7 +528,7 @@ void nopin_window_wait(void);
 static inline void nopin_window_wait(void) { }
 #endif
 
-/* How many I/Os of a process are pinned, plus one for each of its mappings */
+/* How many I/Os of a process are pinned, besides one for each of its mappings */
 #define NOPIN_FIRST_IOS_MAX	(INT_MAX / 2)
 extern unsigned int nopin_first_ios;
 

@@ -2,25 +2,20 @@
 /*
  * Pins on behalf of I/O in flight.
  *
- * An invalidation that does not wait for I/O, or not any longer, takes the pins
- * that the bios have done without and goes on (see invalidate.c). From there
- * these bios have what pinned ones have: their pages are theirs until they end,
- * wherever the mapping goes meanwhile.
+ * An invalidation that does not wait for I/O, or no longer, takes the pins that the
+ * bios have done without and goes on (see invalidate.c). It can do so at any time
+ * before it returns, as an entered page is where its translation says. One pin per
+ * page and direction serves all bios that have entered the page. The page is
+ * closed, so no more come.
  *
- * It can do so at any time before it returns: a page that is entered still is
- * where its translation says. One pin per page and direction does for all the bios
- * that have entered the page. As the page is closed, no further ones come; when the
- * last one has left, the pin is dropped.
+ * The bios exit as ever. The exit of a closed page queues a worker if any page of
+ * the range is pinned. The worker looks which pages are idle, sets them dirty if
+ * the device has written them, as the PTE that was dirty may be gone or clean by
+ * now, and unpins them. Bios that end in an interrupt could not.
  *
- * So the bios need not know. They exit as ever. The exit of a closed page looks
- * whether any page of the range is pinned, and if so has a worker look which of
- * them are idle. It is in the worker that pages are then set dirty and unpinned:
- * the bios end in interrupts, and the PTE that was dirty may be gone or clean by
- * now.
- *
- * Until then the page stays closed, for both directions, and its translation
- * stays, for the worker as well as for the bios. New I/O to the page, or to what is
- * mapped in its place, gets pinned the usual way.
+ * Until then the page stays closed, in both directions, and its translation stays,
+ * for the worker and for the bios. New I/O to the page, or to what is mapped in its
+ * place, is pinned the usual way.
  */
 
 #include <linux/bitops.h>
@@ -53,7 +48,7 @@ static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
 }
 
 /**
- * nopin_unpin - have the pins dropped of pages that are idle
+ * nopin_unpin - queue the worker that unpins idle pages
  * @range: range of the pages
  *
  * Context: Any, within rcu_read_lock().
@@ -68,8 +63,8 @@ void nopin_unpin(struct nopin_range *range)
 }
 
 /*
- * Drop up to NOPIN_UNPIN_BATCH pins of pages of that chunk of the range that are
- * idle; returns how many.
+ * Unpin up to NOPIN_UNPIN_BATCH idle pages of chunk @i of the range; returns how
+ * many.
  */
 static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 				     enum nopin_dir dir)
@@ -120,11 +115,11 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 }
 
 /**
- * nopin_unpin_work - drop the pins of pages that are idle
+ * nopin_unpin_work - unpin idle pages
  * @work: &nopin_range.unpin
  *
- * Context: Process context, may sleep. Has a reference to the range, which it
- * drops.
+ * Context: Process context, may sleep. Drops the reference to the range that
+ * nopin_unpin() took.
  */
 void nopin_unpin_work(struct work_struct *work)
 {
@@ -149,8 +144,8 @@ void nopin_unpin_work(struct work_struct *work)
 }
 
 /*
- * The folio of a page that bios have entered, with a reference. NULL if they have
- * left it.
+ * The folio of a page that bios have entered, with a reference. NULL if all of them
+ * have exited.
  */
 static struct folio *nopin_pin_get(struct nopin_chunk *chunk, unsigned int page,
 				   enum nopin_dir dir)
@@ -160,14 +155,14 @@ static struct folio *nopin_pin_get(struct nopin_chunk *chunk, unsigned int page,
 
 	while (nopin_count(chunk, page, dir)) {
 		/*
-		 * When the last bio leaves, another invalidation may go on and
-		 * have the page freed. But not the memory of its struct page: to
-		 * take that away needs this CPU, which holds a spinlock.
+		 * When the last bio exits, another invalidation may go on and
+		 * have the page freed. But its struct page stays: to remove that
+		 * needs this CPU, which holds a spinlock.
 		 */
 		folio = page_folio(p);
 		if (folio_try_get(folio)) {
 			/*
-			 * If a bio uses the page now, one did so before: nobody
+			 * If a bio uses the page now, it did so before: none
 			 * enters a closed page. Getting the reference is a full
 			 * barrier.
 			 */
@@ -177,15 +172,15 @@ static struct folio *nopin_pin_get(struct nopin_chunk *chunk, unsigned int page,
 			put_page(p);
 			break;
 		}
-		/* Somebody has frozen the count for a moment */
+		/* The reference count is frozen for a moment */
 		cpu_relax();
 	}
 	return NULL;
 }
 
 /*
- * Pin one page; with @mn only if a wait buys nothing, otherwise -EAGAIN. -ENOMEM
- * if it has too many references.
+ * Pin one page. With @mn, -EAGAIN if a wait buys something. -ENOMEM if the page has
+ * too many references.
  */
 static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 			  enum nopin_dir dir,
@@ -213,9 +208,9 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 	nopin_set_pinned(chunk, page, dir, true);
 	count_vm_event(NOPIN_PINNED);
 	/*
-	 * The last bio may have left just before. We set nr_pinned and then
-	 * look at the count; it lowers the count and then looks at nr_pinned.
-	 * Pairs with the barrier in nopin_exit_word().
+	 * The last bio may have exited just before. We raise nr_pinned and then
+	 * look at the count; the bio lowers the count and then looks at
+	 * nr_pinned. Pairs with the barrier in nopin_exit_word().
 	 */
 	smp_mb();
 	if (!nopin_count(chunk, page, dir))
@@ -247,22 +242,22 @@ static int nopin_pin_word(struct nopin_chunk *chunk, unsigned int page,
 }
 
 /**
- * nopin_pin - take the pins that the I/O in flight has done without
+ * nopin_pin - pin pages on behalf of the I/O in flight
  * @range: range of the pages
  * @first: index of the first page in @range
  * @end: index behind the last page
  * @dirs: number of directions, from the first one
- * @mn: what is about to change: pages whose I/O is worth waiting for are left
- *	alone, see nopin_wait_buys(). NULL to pin all.
+ * @mn: what is about to change: leaves out pages for whose I/O a wait buys
+ *	something, see nopin_wait_buys(). NULL to pin all.
  *
- * Pages that were pinned like that before are left alone.
+ * Leaves out pages that were pinned on behalf of I/O before.
  *
  * Context: Process context, does not sleep. An invalidation has closed the
  * pages for these directions.
  *
- * Return: 0 if there is nothing left to wait for; -EAGAIN if there is I/O that is
- * worth waiting for; -ENOMEM if there is only I/O for which a pin could not be
- * had.
+ * Return: 0 if no page in use is left without a pin; -EAGAIN if there is I/O for
+ * which a wait buys something; -ENOMEM if there are only pages that could not be
+ * pinned.
  */
 int nopin_pin(struct nopin_range *range, unsigned int first,
 	      unsigned int end, unsigned int dirs,
@@ -301,7 +296,7 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 		rcu_read_unlock();
 		spin_unlock(&range->lock);
 	}
-	/* Those who wait for these pages need not any longer */
+	/* Invalidations that wait for these pages need not any longer */
 	if (wq_has_sleeper(&range->wait))
 		wake_up_all(&range->wait);
 	return ret;

@@ -2,38 +2,27 @@
 /*
  * The protocol between I/O that uses user pages and invalidations of them.
  *
- * I/O side				Invalidation side
- *
- * nopin_open():			nopin_invalidate():
- *   clear CLOSED, set OLD		  set CLOSED
- *   unless still invalidating		  wait for count == 0
- *   read the PTE, clear OLD		the caller changes the PTE
- * nopin_enter():			mmu_notifier_invalidate_range_end()
- *   count += 1 unless CLOSED or OLD
- * device works on the page
- * nopin_exit():
- *   count -= 1, wake the waiter
- *
- * CLOSED and the count are parts of the same atomic, so one of the two comes
- * second and sees the other: either the I/O finds the page closed and stays
- * out, or the invalidation finds it in use and waits. Hence the invariant:
+ * The invariant:
  *
  *   While a page is entered, the PTE that the bio relies on is not cleared,
  *   downgraded or cleaned.
  *
- * The page can thus neither be freed nor change places, and no reference to it
- * is needed. There is no other use of a page by a bio than between the two
- * calls, see block/bio-nopin.c.
+ * So the page is neither freed nor moved, and needs no reference. A bio uses a
+ * page only between nopin_enter() and nopin_exit(), see block/bio-nopin.c.
  *
- * Who may reopen a page: nobody while any invalidation that covers it is
+ * The count of bios and CLOSED are in one atomic, so one of the two sides comes
+ * second and sees the other. Either the bio finds the page closed and stays out,
+ * or the invalidation finds it in use. Then the invalidation waits, refuses, or
+ * pins the page on behalf of the bio, see invalidate.c and pin.c.
+ *
+ * nopin_open() does not open a page while an invalidation that covers it is
  * between start and end, or else a bio would rely on a PTE that is about to
- * change. mmu_interval_is_active(), under the range lock, tells. Pages start out
- * closed, because an invalidation that began before the range was registered is
- * not reported to it. The PTE is read with that lock held, while the page is
- * open. So what it says is kept, for the I/O that comes next, see cache.c.
+ * change. mmu_interval_is_active() tells, under the range lock. The PTE is read
+ * under the same lock, after the page was opened, and the translation is kept for
+ * later I/O, see cache.c. Pages start out closed, because an invalidation that
+ * began before the range was registered is not reported to it.
  *
- * An invalidation does not always wait, see invalidate.c. Pages that it does not
- * wait for, or not any longer, are pinned on behalf of the I/O, see pin.c.
+ * Documentation/mm/nopin.rst shows the steps of both sides.
  */
 
 #include <linux/atomic.h>
@@ -56,9 +45,9 @@ static struct kmem_cache *nopin_chunk_cache;
 
 #ifdef CONFIG_LOCKDEP
 /*
- * "Acquired" while a task has entered pages for a prompt bio and has not called
- * submit_bio() yet, and by a task that waits for I/O. So lockdep reports any lock
- * in between that an invalidation might need to make progress.
+ * A task "holds" this while it has entered pages for a prompt bio and has not
+ * called submit_bio() yet. A task that waits for I/O "acquires" it. So lockdep
+ * reports locks taken in between that an invalidation holds while it waits.
  */
 static struct lockdep_map nopin_window_map =
 	STATIC_LOCKDEP_MAP_INIT("nopin_window", &nopin_window_map);
@@ -81,8 +70,8 @@ void nopin_window_begin(void)
 /**
  * nopin_window_end - the bio is about to be submitted, has ended or was given up
  *
- * Context: Any; a bio that was submitted comes here again when it ends. In
- * interrupt context that has nothing to do with the task.
+ * Context: Any. A bio that was submitted comes here again when it ends, perhaps
+ * in an interrupt, of which the current task knows nothing.
  */
 void nopin_window_end(void)
 {
@@ -92,10 +81,10 @@ void nopin_window_end(void)
 
 /*
  * mmu_notifier_invalidate_range_start() tells lockdep that any allocation may
- * get there. That is not true of waiting for I/O: allocations come from
- * PF_MEMALLOC context, which never waits, see nopin_patience(). So step out of
- * that map for the moment; otherwise an allocation between entering pages
- * and submit_bio() would look like a deadlock.
+ * get there. But an allocation never waits for I/O: it gets there in PF_MEMALLOC
+ * context, see nopin_patience(). So step out of that map for the moment. Otherwise
+ * an allocation between entering pages and submit_bio() would look like a
+ * deadlock.
  */
 void nopin_window_wait(void)
 {
@@ -119,7 +108,7 @@ static void nopin_chunk_free_rcu(struct rcu_head *rcu)
 	kmem_cache_free(nopin_chunk_cache, chunk);
 }
 
-/* A chunk with all pages closed, which is not yet part of the range */
+/* A chunk with all pages closed, not yet in the range */
 static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 					     unsigned int page)
 {
@@ -144,9 +133,8 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 }
 
 /*
- * Make sure that there are states of the page. They may be freed again by the time
- * this returns. -EFAULT if there is no page either: what is not there is not worth
- * the memory.
+ * Make sure that there are states of the page; they may be freed again by the time
+ * this returns. -EFAULT if no page is mapped: I/O that fails leaves no states.
  */
 static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 			   enum nopin_dir dir)
@@ -179,11 +167,11 @@ static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 }
 
 /**
- * nopin_chunk_free - free the states of 512 pages if nobody uses them
+ * nopin_chunk_free - free the states of 512 pages if no I/O uses them
  * @chunk: the chunk
  *
- * Closes all pages, and then looks whether any is in use. If so they stay
- * closed, which costs the next I/O a call of nopin_open().
+ * Closes all pages, and sees by the same atomics whether any is in use. If so
+ * they stay closed, which costs the next I/O a call of nopin_open().
  *
  * Context: Process context, with &nopin_range.lock held.
  *
@@ -220,7 +208,7 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 	return true;
 }
 
-/* Leave pages of one chunk; returns whether any is closed */
+/* Exit pages of one chunk; returns whether any is closed */
 static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
 			     unsigned int nr, enum nopin_dir dir)
 {
@@ -264,14 +252,14 @@ bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 }
 
 /**
- * nopin_exit_wake - closed pages have been left
- * @range: range of the pages
+ * nopin_exit_wake - wake tasks that wait, and have pins dropped
+ * @range: range of closed pages that were exited
  *
- * Context: Any, within rcu_read_lock() since before the pages were left.
+ * Context: Any, within rcu_read_lock() since before the pages were exited.
  */
 void nopin_exit_wake(struct nopin_range *range)
 {
-	/* The subtraction, of the caller, is the barrier that both need */
+	/* The caller has lowered the count: that is the barrier for both */
 	if (waitqueue_active(&range->wait))
 		wake_up_all(&range->wait);
 	if (READ_ONCE(range->nr_pinned))
@@ -309,10 +297,9 @@ void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir)
 }
 
 /*
- * Open the pages of a chunk that are closed, but for those that are pinned on
- * behalf of earlier I/O. In either direction: a page has one translation for both,
- * and bios of the other one may still be using it. No invalidation of them is going
- * on.
+ * Open the closed pages of a chunk, but for those that are pinned on behalf of
+ * earlier I/O, in either direction: both share the translation, and bios of the
+ * other direction may still be using it. No invalidation covers the pages.
  */
 static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 			     unsigned int end, enum nopin_dir dir)
@@ -326,7 +313,7 @@ static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 			continue;
 		closed &= ~nopin_pinned_bytes(chunk, page, NOPIN_FROM_DEVICE) &
 			  ~nopin_pinned_bytes(chunk, page, NOPIN_TO_DEVICE);
-		/* Nobody else opens or closes: the caller has the range lock */
+		/* Counts may change; CLOSED not, as we have the range lock */
 		do {
 			new = (old & ~closed) | closed >> 1;
 		} while (!atomic64_try_cmpxchg(word, &old, new));
@@ -335,7 +322,7 @@ static void nopin_open_pages(struct nopin_chunk *chunk, unsigned int page,
 	}
 }
 
-/* Is a page closed, or its count full? */
+/* Is any of the pages closed, or its count full? */
 static bool nopin_no_entry(struct nopin_chunk *chunk, unsigned int page,
 			   unsigned int end, enum nopin_dir dir)
 {
@@ -352,8 +339,8 @@ static bool nopin_no_entry(struct nopin_chunk *chunk, unsigned int page,
 }
 
 /*
- * Open pages of a chunk and look up their translations, with the range lock held
- * and no invalidation of them going on.
+ * Open pages of a chunk and look them up, with the range lock held. No invalidation
+ * covers them.
  */
 static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 			    unsigned int end, enum nopin_dir dir)
@@ -370,13 +357,13 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 	if (ret < 0)
 		return ret;
 
-	/* Those around for nothing if it is huge, otherwise when it pays */
+	/* All of the chunk: at once if a PMD maps it, otherwise when it pays */
 	chunk->walked += end - start;
 	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
 	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
 				    nopin_addr(range, base + nr))) {
 		nopin_open_pages(chunk, 0, nr, dir);
-		/* In vain: not again before as many pages have paid for it */
+		/* If none became known, not before as many more were looked up */
 		chunk->walked = nopin_walk(chunk, 0, nr, dir, true) > 0 ?
 				0 : -NOPIN_CHUNK_PAGES;
 	}
@@ -391,21 +378,21 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
  * @first: index of the first page in @range
  * @nr: number of pages, at least 1; all of them of the same chunk
  * @dir: direction to open
- * @nowait: not to wait for an invalidation to end
+ * @nowait: do not wait for an invalidation to end
  *
- * Opens the pages unless an invalidation of any of them is going on, for which it
- * waits, and looks up their translations. An invalidation may wait for I/O: the
- * caller must have entered nothing. As there may be one after the other, the time
- * to wait is bounded, to a little more than what an invalidation waits for I/O, and
- * after a wait in vain nobody waits for a while.
+ * Waits until no invalidation covers any of the pages, opens them, and looks them
+ * up. An invalidation may wait for I/O: the caller must have entered nothing. One
+ * invalidation may follow the other, so the wait is bounded, by a little more than
+ * twice what an invalidation waits for I/O. After a wait in vain no I/O waits in
+ * this range for ten times as long.
  *
  * Context: Process context of a task that uses the mm, may sleep. Even with
  * @nowait it may allocate memory.
  *
- * Return: 0; -EAGAIN if an invalidation intervened, or with @nowait is going on;
- * -ETIME if waiting is in vain; -EBUSY if too many bios use a page, or it is pinned
- * on behalf of earlier ones; -EFAULT and -EPERM as nopin_walk(); -ENOMEM. The pages
- * may be closed again by the time this returns 0.
+ * Return: 0, but the pages may be closed again; -EAGAIN if an invalidation
+ * intervened, or with @nowait is active; -ETIME if waiting is in vain; -EBUSY if
+ * too many bios use a page, or it is pinned on behalf of earlier ones; -EFAULT and
+ * -EPERM as nopin_walk(); -ENOMEM.
  */
 int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	       enum nopin_dir dir, bool nowait)
@@ -417,7 +404,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	long timeout = 0;
 	int ret;
 
-	/* This would wait for ourselves */
+	/* With pages entered we would wait for ourselves */
 	nopin_window_wait();
 
 	ret = nopin_chunk_add(range, first, dir);
@@ -430,7 +417,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 			  HZ / 10;
 	if (timeout &&
 	    !mmu_interval_wait(&range->notifier, start, stop, timeout)) {
-		/* Something keeps on changing: this is not the time to wait */
+		/* Limit waiting to 10 %: skip it for ten times as long */
 		WRITE_ONCE(range->crowded, jiffies + 10 * timeout);
 		ret = -ETIME;
 		goto out;
@@ -442,7 +429,7 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 	if (mmu_interval_is_active(&range->notifier, start, stop))
 		ret = nowait || timeout ? -EAGAIN : -ETIME;
 	else if (unlikely(!chunk))
-		/* Freed since. It was not in use, so try again */
+		/* Freed since, as it was not in use: try again */
 		ret = -EAGAIN;
 	else
 		ret = nopin_open_chunk(chunk, page, page + nr, dir);
@@ -532,10 +519,9 @@ void nopin_range_put(struct nopin_range *range)
  * nopin_range_destroy - stop watching a range
  * @range: the range
  *
- * Nobody may use @range for new I/O. All earlier I/O must have called
- * nopin_exit(), as far as an invalidation can tell: the calls themselves may
- * still be on their way out, and those for pages that are pinned may be yet to
- * come.
+ * No new I/O may use @range. Earlier I/O has lowered all counts, but its calls of
+ * nopin_exit() may not have returned yet; for pages that are pinned they may be
+ * yet to come.
  *
  * Context: Process context, may sleep.
  */
@@ -544,7 +530,7 @@ void nopin_range_destroy(struct nopin_range *range)
 	unsigned int i;
 
 	mmu_interval_notifier_remove(&range->notifier);
-	/* An aging of translations may free chunks at the same time */
+	/* nopin_cache_age() and the shrinker may free chunks at the same time */
 	spin_lock(&range->lock);
 	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->slot[i].chunk)

@@ -220,7 +220,7 @@ static int __init nopin_init(void)
 	struct kobject *kobj;
 	int ret;
 
-	/* Without memory at boot, I/O is pinned as ever */
+	/* If there is no memory at boot, I/O is pinned as ever */
 	ret = nopin_range_init() ?: nopin_pin_init() ?: nopin_cache_init();
 	if (ret)
 		return ret;

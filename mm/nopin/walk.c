@@ -4,20 +4,9 @@
  *
  * This reads page tables the way GUP-fast does and refuses what GUP-fast
  * refuses. It only looks up pages that are open, with the lock of the range held.
- * Whoever wants to change the mapping of such a page has to close it first, for
- * which he needs that lock. The differences to GUP-fast follow from that:
- *
- * - No reference is taken, and so nothing is checked again after taking it: the
- *   page stays where it is as long as the lock is held, and afterwards as long
- *   as it is open or entered. Nor is there a second look at the PMD: a page
- *   table is not taken away while it maps an open page.
- * - Nothing is unshared for devices that read memory. An anonymous page that
- *   is mapped copy-on-write is what the process sees as long as it is mapped,
- *   and it stays mapped.
- * - Pages that a device writes must have a dirty PTE besides a writable one.
- *   The dirty bit cannot move to the folio while the page is entered, so there
- *   is no need to mark the folio dirty before and after the I/O: writeback
- *   finds it dirty in time, and never cleans it too early.
+ * An invalidation has to close such a page before its mapping changes, and needs
+ * that lock. So the walk takes no reference, and looks at no entry for a second
+ * time. Documentation/mm/nopin.rst has the other differences to GUP-fast.
  */
 
 #include <linux/bvec.h>
@@ -47,9 +36,8 @@ struct nopin_leaf {
 };
 
 /*
- * Page table walks look at what the protection keys of the current thread
- * permit, and nobody tells when it changes its mind. Key 0, the one that everybody
- * has, is not worth caring.
+ * What protection keys permit depends on the thread, and no notifier tells when a
+ * thread changes it. All memory has key 0 by default, so that one is ignored.
  */
 static bool nopin_uses_pkeys(struct mm_struct *mm)
 {
@@ -76,7 +64,7 @@ static __always_inline bool nopin_special(pte_t pte)
 	return pte_special(pte) && !is_zero_pfn(pte_pfn(pte));
 }
 
-/* A fault for write makes it dirty */
+/* If it is not dirty, a page fault for write makes it so */
 static __always_inline bool nopin_pte_permits(pte_t pte, bool write)
 {
 	return !pte_protnone(pte) && pte_access_permitted(pte, write) &&
@@ -112,9 +100,9 @@ static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
 }
 
 /*
- * What maps @addr, with interrupts off so that no page table goes away: either an
- * entry that permits the access, or the page table of the last level in *@pmdp.
- * False if there is neither.
+ * Find what maps @addr: either a huge entry that permits the access, or the page
+ * table of the last level in *@pmdp. False if there is neither. Interrupts are off,
+ * so that no page table goes away.
  */
 static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
 		       unsigned long addr, bool write, pmd_t *pmdp)
@@ -152,7 +140,7 @@ static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
  *
  * Context: Any. Does not sleep.
  *
- * Return: whether there was a moment ago, and the page table permits that.
+ * Return: whether there was a moment ago, and the page table permits the access.
  */
 bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir)
 {
@@ -184,10 +172,10 @@ static __always_inline bool nopin_page_special(struct page *page,
 		return page_pgmap(page)->type != MEMORY_DEVICE_FS_DAX;
 	if (folio_test_anon(folio))
 		/*
-		 * hugetlb reuses a page for a write by its mapcount alone. If
-		 * this one were pinned on behalf of I/O of the parent, a child
-		 * would write into what the I/O reads. GUP makes the page
-		 * exclusive first.
+		 * hugetlb decides by the mapcount alone whether it can reuse a
+		 * page for a write. If this one were pinned on behalf of I/O of
+		 * the parent, a child would write into what the device reads.
+		 * GUP makes the page exclusive first.
 		 */
 		return dir == NOPIN_TO_DEVICE && folio_test_hugetlb(folio) &&
 		       !PageAnonExclusive(&folio->page);
@@ -202,8 +190,8 @@ static __always_inline bool nopin_page_special(struct page *page,
  * struct nopin_walk - pages of a chunk that are looked up
  * @chunk: the chunk
  * @dir: what a device is going to do with them
- * @all: whoever wants them may never come: leave out what neither the processor
- *	 has accessed lately nor I/O before
+ * @all: no I/O has asked for them: leave out pages that neither the CPU has
+ *	 accessed lately nor I/O has used before
  * @found: has any become known?
  * @ret: result
  */
@@ -216,8 +204,8 @@ struct nopin_walk {
 };
 
 /*
- * Those of the pages in the word of @page, up to @end, that are open and whose
- * translations are not known, as the OLD bits of a word
+ * The pages in the word of @page, up to @end, that are open but not known, as the
+ * OLD bits of a word
  */
 static __always_inline u64 nopin_wanted(const struct nopin_walk *walk,
 					unsigned int page, unsigned int end)
@@ -227,7 +215,7 @@ static __always_inline u64 nopin_wanted(const struct nopin_walk *walk,
 	return word & nopin_open_bytes(word) & nopin_bytes(page, end);
 }
 
-/* These translations, of pages in the word of @page, are known from now on */
+/* Make these translations known, of pages in the word of @page */
 static __always_inline void nopin_publish(struct nopin_walk *walk,
 					  unsigned int page, u64 known)
 {
@@ -237,7 +225,7 @@ static __always_inline void nopin_publish(struct nopin_walk *walk,
 	atomic64_andnot(known, nopin_word(walk->chunk, page, walk->dir));
 }
 
-/* @page is what an entry maps there; returns whether to publish that */
+/* An entry maps @page at index @i; returns whether to make that known */
 static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 				      struct page *page)
 {
@@ -256,7 +244,7 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 	return true;
 }
 
-/* An entry maps that page, and maybe more: may it be used? */
+/* May I/O use this page, and others that the same entry maps? */
 static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
 				       bool special, bool young)
 {
@@ -268,7 +256,7 @@ static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
 	return 0;
 }
 
-/* The pages from @page to @stop, whose PTEs are in a page table from @ptep on */
+/* Look up the pages from @page to @stop, whose PTEs begin at @ptep */
 static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
 			    unsigned int page, unsigned int stop)
 {
@@ -310,7 +298,7 @@ fail:
 	}
 }
 
-/* The pages from @page to @stop, all of which one entry maps */
+/* Look up the pages from @page to @stop, all of which one entry maps */
 static void nopin_walk_leaf(struct nopin_walk *walk,
 			    const struct nopin_leaf *leaf, unsigned int page,
 			    unsigned int stop)
@@ -344,18 +332,17 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
  * @start: index in @chunk of the first page
  * @end: index behind the last page
  * @dir: what a device is going to do with them
- * @all: this is not about a particular I/O
+ * @all: no I/O has asked for these pages, see &struct nopin_walk
  *
- * Those that are open, and whose translations are not known, become known.
+ * Makes the translations known of pages that are open and OLD.
  *
  * Context: Process context of a task that uses the mm, with &nopin_range.lock
  * held. Does not sleep.
  *
- * Return: 0; -EFAULT if a page is not mapped, not with the access needed or not
- * dirty, which a page fault may mend; -EPERM if something is mapped that may be
- * pinned at best. If there are several such pages, it is about the first one.
- * Positive if 0 would be returned and a PMD or more maps the last one. With @all,
- * whether any has become known.
+ * Return: 0, or positive if a PMD or PUD maps the last page; -EFAULT if a page is
+ * not mapped, not with the access needed or not dirty, which a page fault may mend;
+ * -EPERM if only GUP can judge what is mapped. If there are several such pages, the
+ * error is that of the first. With @all, whether any has become known.
  */
 int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 	       enum nopin_dir dir, bool all)
@@ -385,7 +372,7 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 		pmd_t pmd;
 
 		if (!nopin_find(&leaf, mm, addr, dir == NOPIN_FROM_DEVICE, &pmd)) {
-			/* Others that this entry would map are as bad */
+			/* The same goes for all that this entry covers */
 			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
 			walk.ret = walk.ret ?: -EFAULT;
 		} else if (leaf.page) {
@@ -393,7 +380,7 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 			nopin_walk_leaf(&walk, &leaf, page, next);
 		} else {
 			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
-			/* The page table cannot go: no pte_offset_map() */
+			/* Interrupts are off: no need for pte_offset_map() */
 			nopin_walk_ptes(&walk, pte_offset_kernel(&pmd, addr), page,
 					next);
 		}

@@ -34,7 +34,7 @@ static int clear_young(unsigned int first, unsigned int nr)
 static unsigned int count_cached(void)
 {
 	return nopin_mm_count_known(current->mm, CACHE_ADDR,
-				     CACHE_PAGES * PAGE_SIZE);
+				    CACHE_PAGES * PAGE_SIZE);
 }
 
 /* Look up these pages and no others: not so many that all of them are */
@@ -536,16 +536,16 @@ static void test_count_cached(struct kunit *test)
 
 	/* the same by address; part of a page will do */
 	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) + 42,
-						    1), 1);
+						   1), 1);
 	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) - 1,
-						    PAGE_SIZE + 2), 2);
+						   PAGE_SIZE + 2), 2);
 	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(60) - 1,
-						    1), 0);
+						   1), 0);
 	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, cache_addr(last),
-						    2 * PAGE_SIZE), 2);
+						   2 * PAGE_SIZE), 2);
 	/* from where there is no range, to where there is none */
 	KUNIT_EXPECT_EQ(test, nopin_mm_count_known(mm, CACHE_ADDR - SZ_4M,
-						    SZ_1G + SZ_8M), 23);
+						   SZ_1G + SZ_8M), 23);
 }
 
 /* nopin_enter() by address, as the bio glue calls it */
