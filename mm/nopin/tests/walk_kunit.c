@@ -345,7 +345,7 @@ static void test_merging(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, contiguous(addr + 71 * PAGE_SIZE));
 
 	/* one page at two addresses */
-	file = shmem_file_setup("nopin_kunit", PAGE_SIZE, 0);
+	file = shmem_file_setup("nopin_kunit", PAGE_SIZE, EMPTY_VMA_FLAGS);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
 	twice = nt_map_anon(test, 2 * PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, vm_mmap(file, twice, PAGE_SIZE,
