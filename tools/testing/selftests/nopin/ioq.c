@@ -345,4 +345,3 @@ struct io_uring_sqe *nvme_queue(struct io_uring *ring, const struct nvme_ns *ns,
 	cmd->cdw12 = len / ns->block - 1;
 	return sqe;
 }
-

@@ -360,4 +360,3 @@ void grab_exit(struct grab *g)
 	close(g->to[0]);
 	close(g->from[1]);
 }
-
