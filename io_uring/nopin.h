@@ -29,6 +29,18 @@ void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu);
 
+/* Do new buffers of the ring do without pins? */
+static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
+{
+	return ctx->nopin_table;
+}
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src)
+{
+	ctx->nopin_table = src->nopin_table;
+}
+
 #else /* !CONFIG_NOPIN */
 
 #define IO_RSRC_NOPIN_FLAGS	0
@@ -45,6 +57,24 @@ static inline bool io_nopin_show(struct seq_file *m, unsigned int index,
 				 const struct io_mapped_ubuf *imu)
 {
 	return false;
+}
+
+static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
+{
+	return false;
+}
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src) { }
+
+static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
+{
+	return false;
+}
+
+static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
+{
+	return 0;
 }
 
 #endif /* CONFIG_NOPIN */

@@ -66,7 +66,7 @@ static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 	ret = -ENOMEM;
 	if (!imu)
 		goto unpin;
-	/* As pinned buffers are: these pins may stay for as long */
+	/* Charged like pinned buffers: these pins may stay for as long */
 	ret = ctx->user ? __io_account_mem(ctx->user, nr) : 0;
 	if (ret)
 		goto unpin;
@@ -74,7 +74,7 @@ static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 		atomic64_add(nr, &ctx->mm_account->pinned_vm);
 	imu->acct_pages = nr;
 	io_nopin_fill(imu, pages, nr, addr, len);
-	/* It may be a file's, and that be written back in the meantime */
+	/* A page of a file may be written back, and cleaned, meanwhile */
 	imu->dirty = ddir == ITER_DEST;
 	kvfree(pages);
 	return imu;
@@ -93,9 +93,9 @@ unpin:
  * @addr: address within the buffer
  * @len: number of bytes
  *
- * The pins belong to the resource node of the requests that are being prepared,
- * as if the buffer had been registered and was unregistered now: they go when
- * these requests and earlier ones have ended.
+ * The pins hang on the current resource node, as a buffer does that is being
+ * unregistered: they are dropped when the requests of this node and of earlier
+ * ones have ended.
  *
  * Context: Process context with @ctx->uring_lock held, may sleep. The request
  * holds a reference to @ctx->rsrc_node.
@@ -125,7 +125,7 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 		return -EFAULT;
 	}
 	pinned = io_nopin_pin(ctx, mm, ddir, addr, len);
-	/* Not here, with the lock held, if it is the last one */
+	/* The last mmput() must not tear down the mm with the lock held */
 	mmput_async(mm);
 	if (IS_ERR(pinned)) {
 		io_rsrc_node_destroy(ctx, next);
@@ -144,7 +144,7 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 }
 
 /**
- * io_nopin_release - give up what a buffer has from this file
+ * io_nopin_release - drop the mm of a buffer, or unpin its dirty pages
  * @imu: buffer without users
  *
  * Context: Process context, may sleep.

@@ -23,18 +23,6 @@ static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 	return ctx->user_bufs;
 }
 
-/* Do new buffers of the ring do without pins? */
-static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
-{
-	return ctx->nopin_table;
-}
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src)
-{
-	ctx->nopin_table = src->nopin_table;
-}
-
 /* A buffer is pinned */
 static inline void io_nopin_init(struct io_mapped_ubuf *imu)
 {
@@ -54,7 +42,7 @@ static inline struct mm_struct *io_nopin_mm(const struct io_mapped_ubuf *imu)
 	return imu->mm;
 }
 
-/* The last reference to a buffer is gone; what is left is what is pinned */
+/* The last reference to a buffer is gone. The caller unpins what is still pinned */
 static inline void io_nopin_put(struct io_mapped_ubuf *imu)
 {
 	if (imu->mm || imu->dirty)
@@ -72,8 +60,8 @@ static inline bool io_nopin_within(const struct io_mapped_ubuf *imu, u64 addr,
 }
 
 /*
- * io_import_fixed() of a buffer that may not be pinned: then it is plain user
- * memory, of which access_ok() was asked when it was registered.
+ * io_import_fixed() for a buffer that may be registered without pins: then it is
+ * plain user memory, for which io_nopin_may_register() has checked access_ok().
  */
 static inline int io_nopin_import(int ddir, struct iov_iter *iter,
 				  struct io_mapped_ubuf *imu, u64 addr,
@@ -88,8 +76,8 @@ static inline int io_nopin_import(int ddir, struct iov_iter *iter,
 }
 
 /*
- * Make *@pimu something that the request can use whoever issues it. To be
- * called when the request is prepared, after its resource node was set.
+ * Pin the part of *@pimu that the request uses, if the buffer is of another mm. To
+ * be called when the request is prepared, after its resource node was set.
  */
 static inline int io_nopin_prep(struct io_ring_ctx *ctx,
 				struct io_mapped_ubuf **pimu, int ddir,
@@ -103,9 +91,9 @@ static inline int io_nopin_prep(struct io_ring_ctx *ctx,
 }
 
 /*
- * What IOCB_NOWAIT is to come with: a fixed buffer that has to be faulted in is
- * left to a worker thread, unless the program asked not to have one. Nobody asks
- * this about pinned buffers.
+ * The flags to set with IOCB_NOWAIT: a worker thread is to fault in a fixed buffer
+ * that is not there, unless the program asked for RWF_NOWAIT. With a pinned buffer
+ * the flag has no effect.
  */
 static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 {
@@ -117,23 +105,10 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 
 #else /* !CONFIG_NOPIN */
 
-static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
-{
-	return false;
-}
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src) { }
-
 static inline int io_nopin_register(const struct iovec *iov,
 				    struct io_mapped_ubuf **pimu)
 {
 	return -EINVAL;
-}
-
-static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
-{
-	return false;
 }
 
 static inline int io_nopin_import(int ddir, struct iov_iter *iter,
@@ -149,11 +124,6 @@ static inline void io_nopin_put(struct io_mapped_ubuf *imu) { }
 static inline int io_nopin_prep(struct io_ring_ctx *ctx,
 				struct io_mapped_ubuf **pimu, int ddir,
 				u64 addr, size_t len)
-{
-	return 0;
-}
-
-static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 {
 	return 0;
 }

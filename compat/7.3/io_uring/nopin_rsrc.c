@@ -56,7 +56,10 @@ struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
 	imu->flags = IO_REGBUF_F_NOPIN;
 	imu->dir = IO_BUF_DEST | IO_BUF_SOURCE;
 	refcount_set(&imu->refs, 1);
-	/* Not mmget(): a buffer does not keep memory alive */
+	/*
+	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
+	 * mmdrop() in io_nopin_release().
+	 */
 	mmgrab(current->mm);
 	imu->priv = current->mm;
 	imu->release = io_nopin_release;
@@ -69,7 +72,7 @@ static void io_nopin_unpin(void *priv)
 	struct io_mapped_ubuf *imu = priv;
 	unsigned int i;
 
-	/* It may be a file's, and that have been written back in the meantime */
+	/* A page of a file may have been written back, and cleaned, meanwhile */
 	for (i = 0; i < imu->nr_bvecs; i++)
 		unpin_user_pages_dirty_lock(&imu->bvec[i].bv_page, 1,
 					    imu->dir & IO_BUF_DEST);
@@ -98,7 +101,7 @@ static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 	imu->dir = 1 << ddir;
 	imu->priv = imu;
 	imu->release = io_nopin_unpin;
-	/* As pinned buffers are: these pins may stay for as long */
+	/* Charged like pinned buffers: these pins may stay for as long */
 	ret = io_nopin_account_pin(ctx, pages, nr);
 	if (ret)
 		goto free;
@@ -157,7 +160,7 @@ int io_nopin_foreign(struct io_kiocb *req, u64 addr, size_t len, int ddir,
 	ret = 1;
 unlock:
 	io_ring_submit_unlock(ctx, issue_flags);
-	/* Not here, with the lock held, if it is the last one */
+	/* The last mmput() must not tear down the mm with the lock held */
 	mmput_async(mm);
 	return ret;
 }

@@ -33,18 +33,6 @@ static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 	return ctx->buf_table.nr;
 }
 
-/* Do new buffers of the ring do without pins? */
-static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
-{
-	return ctx->nopin_table;
-}
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src)
-{
-	ctx->nopin_table = src->nopin_table;
-}
-
 /* Is it a range of addresses rather than a set of pages? */
 static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
 {
@@ -69,9 +57,9 @@ static inline bool io_nopin_within(const struct io_mapped_ubuf *imu, u64 addr,
 }
 
 /*
- * Part of a buffer for a request whose buffer node was set: plain user memory, of
- * which access_ok() was asked when it was registered. Positive if it is not that
- * of the current task, and was pinned: then the node is that of a pinned buffer now.
+ * Part of a buffer for a request whose buffer node was set: plain user memory, for
+ * which io_nopin_may_register() has checked access_ok(). Positive if the memory is of
+ * another mm and was pinned: then the node is that of a pinned buffer now.
  */
 static inline int io_nopin_import(struct io_kiocb *req, struct iov_iter *iter,
 				  u64 addr, size_t len, int ddir,
@@ -88,9 +76,9 @@ static inline int io_nopin_import(struct io_kiocb *req, struct iov_iter *iter,
 }
 
 /*
- * What IOCB_NOWAIT is to come with: a fixed buffer that has to be faulted in is
- * left to a worker thread, unless the program asked not to have one. Nobody asks
- * this about pinned buffers.
+ * The flags to set with IOCB_NOWAIT: a worker thread is to fault in a fixed buffer
+ * that is not there, unless the program asked for RWF_NOWAIT. With a pinned buffer
+ * the flag has no effect.
  */
 static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 {
@@ -101,23 +89,10 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 
 #else /* !CONFIG_NOPIN */
 
-static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
-{
-	return false;
-}
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src) { }
-
 static inline struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
 						     const struct iovec *iov)
 {
 	return ERR_PTR(-EINVAL);
-}
-
-static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
-{
-	return false;
 }
 
 static inline int io_nopin_import(struct io_kiocb *req, struct iov_iter *iter,
@@ -133,11 +108,6 @@ static inline int io_nopin_import_vec(struct io_kiocb *req,
 				      int ddir, unsigned int issue_flags)
 {
 	return -EFAULT;
-}
-
-static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
-{
-	return 0;
 }
 
 #endif /* CONFIG_NOPIN */
