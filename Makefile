@@ -7,6 +7,8 @@ FLAVOR ?= plain
 KERNEL ?= 6.12
 export KERNEL
 VM := tools/testing/vm
+# As tools/testing/vm/lib.sh has it
+BUILD := build$(addprefix /,$(filter-out 6.12,$(KERNEL)))
 
 .DEFAULT_GOAL := help
 .PHONY: help deps tree refresh series kernel demo bench check check-mutants check-long clean
@@ -62,7 +64,7 @@ check-long: deps
 	@$(VM)/check long
 
 clean:
-	rm -rf $(foreach f,$(wildcard configs/*.config),build/$(basename $(notdir $f))) \
-		build/check build/vm build/selftests build/selftests-arm64 build/demo build/bench \
-		build/warn build/warn-stock build/linux-stock build/series build/linux-step \
-		build/cache build/step-off build/step-plain build/linux-mutant build/mutant build/mutants
+	rm -rf $(foreach f,$(wildcard configs/*.config),$(BUILD)/$(basename $(notdir $f))) \
+		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/bench \
+		$(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
+		$(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain $(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants

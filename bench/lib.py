@@ -15,7 +15,9 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = REPO / "bench/results"
 RUN = REPO / "tools/testing/vm/run"
 KERNEL = REPO / "tools/testing/vm/kernel"
-BUILD = REPO / "build" / os.environ.get("KERNEL", "6.12").replace("6.12", "")
+sys.path.append(str(RUN.parent))
+import where    # pylint: disable=wrong-import-position
+BUILD = pathlib.Path(where.BUILD)
 IMAGE = BUILD / "plain/arch/x86/boot/bzImage"
 VMLINUX = BUILD / "plain/vmlinux"
 
