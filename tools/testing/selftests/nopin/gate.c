@@ -248,7 +248,7 @@ static void pattern_fill(struct flight *f, unsigned int i, char *p, bool after)
 	pat_fill(p, f->len, after ? f->seed : ~f->seed, flight_at(f, i));
 }
 
-static ssize_t pattern_check(struct flight *f, unsigned int i, const char *p, bool after)
+ssize_t flight_check_one(struct flight *f, unsigned int i, const char *p, bool after)
 {
 	return pat_check(p, f->len, after ? f->seed : ~f->seed, flight_at(f, i));
 }
@@ -284,7 +284,7 @@ int flight_prepare(struct flight *f, bool write)
 ssize_t flight_check(struct flight *f, const char *p, bool after)
 {
 	for (unsigned int i = 0; i < f->nr; i++) {
-		ssize_t bad = pattern_check(f, i, p + i * f->step, after);
+		ssize_t bad = flight_check_one(f, i, p + i * f->step, after);
 
 		if (bad >= 0)
 			return bad + i * f->step;
@@ -299,7 +299,7 @@ ssize_t flight_check_disk(struct flight *f)
 	ssize_t bad = target_read(f->t, disk, size, 0) ? -2 : -1;
 
 	for (unsigned int i = 0; i < f->nr && bad == -1; i++)
-		bad = pattern_check(f, i, disk + flight_pos(f, i), true);
+		bad = flight_check_one(f, i, disk + flight_pos(f, i), true);
 	free(disk);
 	return bad;
 }

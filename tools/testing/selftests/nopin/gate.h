@@ -84,6 +84,8 @@ void flight_fill(struct flight *f, bool after);
 int flight_fill_disk(struct flight *f);
 /* -1 if memory at @p has the data of before a read, or of @after it */
 ssize_t flight_check(struct flight *f, const char *p, bool after);
+/* The same of transfer @i, at @p */
+ssize_t flight_check_one(struct flight *f, unsigned int i, const char *p, bool after);
 /* -1 if the disk has the data of after the transfers */
 ssize_t flight_check_disk(struct flight *f);
 /* Starts the transfers */

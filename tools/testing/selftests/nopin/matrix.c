@@ -1344,7 +1344,8 @@ static void judge_snapshot(struct cell *c)
 
 static int prep_uffd(struct cell *c)
 {
-	c->uffd = uffd_open(c->buf, HPAGE, UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	c->uffd = uffd_open(c->buf, HPAGE, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+			    UFFDIO_REGISTER_MODE_WP);
 	if (c->uffd < 0)
 		because(c, "no userfaultfd: %s", strerror(-c->uffd));
 	return c->uffd < 0;

@@ -290,11 +290,11 @@ static int torn(const char *copy)
 	return nr;
 }
 
-/* Nothing is lost in either mode, and nothing is @late unless it is pinned */
-static void end(CONTEXT, int late, const char *what)
+/* Nothing is lost in either mode, and none of @all pages is @late unless it is pinned */
+static void end(CONTEXT, int late, int all, const char *what)
 {
 	EXPECT_EQ(0, stream_stop(&c->s));
-	note("%d pages %s", late, what);
+	note_count(late, all, "pages %s", what);
 	if (nopin()) {
 		EXPECT_EQ(0, late);
 		return;
@@ -302,10 +302,12 @@ static void end(CONTEXT, int late, const char *what)
 	/* If there are none the test sees nothing */
 	EXPECT_LT(0, late);
 	if (_metadata->exit_code == KSFT_PASS)
-		SKIP(return, "pins: %d pages %s", late, what);
+		SKIP(return, "pins: %d of %d pages %s", late, all, what);
 }
 
 /* ---- snapshots ---- */
+
+#define SNAPSHOTS	4
 
 /* No page changes from when it is protected until it is unprotected */
 static void snapshot(CONTEXT)
@@ -313,9 +315,10 @@ static void snapshot(CONTEXT)
 	int late = 0;
 
 	begin(_metadata, c, MEM_ANON, NULL);
-	c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+				 UFFDIO_REGISTER_MODE_WP);
 	ASSERT_LE(0, c->area.uffd);
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < SNAPSHOTS; i++) {
 		ASSERT_EQ(0, op_run(OP_UFFD_PROTECT, &c->area));
 		memcpy(c->a, c->m.p, LEN);
 		usleep(SETTLE_MS * 1000);
@@ -327,12 +330,14 @@ static void snapshot(CONTEXT)
 		ASSERT_EQ(0, op_run(OP_UFFD_UNPROTECT, &c->area));
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, "changed after they were protected");
+	end(_metadata, c, late, SNAPSHOTS * NR_PAGES, "changed after they were protected");
 }
 
 RUN(snapshot, snapshot)
 
 /* ---- checkpoints ---- */
+
+#define SCANS	24
 
 /* Which pages were written since the last call? Begins anew with them */
 static int scan_async(struct moment *c, int fd, bool *written)
@@ -400,11 +405,12 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 
 	begin(_metadata, c, kind, NULL);
 	if (async) {
-		c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_WP_ASYNC);
+		c->area.uffd = uffd_open(c->m.p, LEN, UFFD_FEATURE_WP_ASYNC,
+					 UFFDIO_REGISTER_MODE_WP);
 		ASSERT_LE(0, c->area.uffd);
 	}
 	memset(c->b, 0, LEN);
-	for (int i = 0; i < 24; i++) {
+	for (int i = 0; i < SCANS; i++) {
 		/* Reads in flight at every seventh are the last ones, none is at the eighth */
 		stream_hold(&c->s, i % 8 >= 6);
 		if (i % 8 == 7)
@@ -429,7 +435,7 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 		EXPECT_EQ(0, missed);
 		return;
 	}
-	end(_metadata, c, missed, "changed, and no scan has told");
+	end(_metadata, c, missed, SCANS * NR_PAGES, "changed, and no scan has told");
 }
 
 RUN(pagemap_scan, checkpoint, MEM_ANON, true)
@@ -438,6 +444,8 @@ RUN(soft_dirty, checkpoint, MEM_ANON, false)
 RUN(soft_dirty_shmem, checkpoint, MEM_SHMEM, false)
 
 /* ---- frozen file systems ---- */
+
+#define FREEZES	3
 
 /* The blocks of the file as they are on the disk */
 static int on_disk(int fd, char *buf)
@@ -469,7 +477,7 @@ static void freeze(CONTEXT, const char *env)
 
 	NEED(env);
 	begin(_metadata, c, 0, getenv(env));
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < FREEZES; i++) {
 		ASSERT_EQ(0, ioctl(c->m.fd, FIFREEZE, 0));
 		/* Whatever fails here must not end the test */
 		memcpy(c->a, c->m.p, LEN);
@@ -484,7 +492,7 @@ static void freeze(CONTEXT, const char *env)
 		ASSERT_EQ(0, ioctl(c->m.fd, FITHAW, 0));
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, "changed in a frozen file system");
+	end(_metadata, c, late, FREEZES * NR_PAGES, "changed in a frozen file system");
 }
 
 RUN(freeze_ext4, freeze, "NOPIN_EXT4")
@@ -534,6 +542,8 @@ RUN(collapse_private, collapse, MAP_PRIVATE)
 
 /* ---- clones ---- */
 
+#define CLONES	6
+
 static int file_read(int fd, char *buf)
 {
 	int ret = -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -548,7 +558,7 @@ static void reflink(CONTEXT, const char *env)
 
 	NEED(env);
 	begin(_metadata, c, 0, getenv(env));
-	for (int i = 0; i < 6; i++) {
+	for (int i = 0; i < CLONES; i++) {
 		int fd = open(getenv(env), O_TMPFILE | O_RDWR, 0600);
 
 		/* The reads in flight are the last ones, or they go on and on */
@@ -558,8 +568,9 @@ static void reflink(CONTEXT, const char *env)
 			ASSERT_EQ(EUCLEAN, errno);
 			ASSERT_FALSE(nopin());
 			EXPECT_EQ(0, stream_stop(&c->s));
+			note_count(NR_PAGES, (i + 1) * NR_PAGES, "pages cannot be cloned");
 			if (_metadata->exit_code == KSFT_PASS)
-				SKIP(return, "pins: clone %d of 6 fails", i + 1);
+				SKIP(return, "pins: clone %d of %d fails", i + 1, CLONES);
 			return;
 		}
 		ASSERT_EQ(0, file_read(fd, c->a));
@@ -578,7 +589,7 @@ static void reflink(CONTEXT, const char *env)
 		stream_hold(&c->s, false);
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, "of a clone changed");
+	end(_metadata, c, late, CLONES * NR_PAGES, "of clones changed");
 }
 
 RUN(clone_xfs, reflink, "NOPIN_XFS")

@@ -46,6 +46,9 @@
 /* Print a diagnostic line */
 #define note(fmt, ...)	fprintf(stderr, "# " fmt "\n", ##__VA_ARGS__)
 
+/* How many of them are wrong: bench/breaks.py reads that */
+#define note_count(nr, all, fmt, ...)	note("%d of %d " fmt, nr, all, ##__VA_ARGS__)
+
 /* Skip a test whose device or file system run.sh did not set up */
 #define NEED(env)							\
 	do {								\

@@ -203,12 +203,12 @@ long op_timed(enum op_id id, struct area *a)
 	return ret < 0 ? ret : (long)(now_ms() - start);
 }
 
-int uffd_open(char *p, size_t len, uint64_t features)
+int uffd_open(char *p, size_t len, uint64_t features, uint64_t mode)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	struct uffdio_register reg = {
 		.range = { (unsigned long)p, len },
-		.mode = UFFDIO_REGISTER_MODE_WP,
+		.mode = mode,
 	};
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 

@@ -77,8 +77,8 @@ long op_timed(enum op_id id, struct area *a);
 /* How many pages are on the node, or -errno */
 int pages_on_node(const struct area *a, int node);
 
-/* A userfaultfd for write protection of the memory: area.uffd, or -errno */
-int uffd_open(char *p, size_t len, uint64_t features);
+/* A userfaultfd of the memory, UFFDIO_REGISTER_MODE_*: area.uffd, or -errno */
+int uffd_open(char *p, size_t len, uint64_t features, uint64_t mode);
 
 /* Whether this program was run by OP_EXEC, to end at once */
 bool op_exec_ends(int argc, char **argv);

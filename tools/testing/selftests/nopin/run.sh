@@ -36,7 +36,7 @@ set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
 	dirty reclaim switch churn fixed aging writeback throttle pressure passthrough
-	matrix dax edges failing nomem moment"
+	matrix dax edges failing nomem moment breaks"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin
