@@ -210,7 +210,8 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 		seq_puts(m, " pinned\n");
 		return true;
 	}
-	if (mmget_not_zero(mm)) {
+	/* What does not fit is shown again, from the start */
+	if (!seq_has_overflowed(m) && mmget_not_zero(mm)) {
 		nr = nopin_mm_count_known(mm, untagged_addr((unsigned long)imu->ubuf),
 					  imu->len);
 		/* The last mmput() must not tear down the mm with the lock held */

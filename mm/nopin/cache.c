@@ -149,24 +149,28 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 
 /**
  * nopin_count_known - how many pages have known translations?
- * @chunk: chunk of the pages
- * @page: index in @chunk of the first page
+ * @range: range of the pages
+ * @first: index of the first page in @range
  * @end: index behind the last page
  *
- * Context: Any, within rcu_read_lock().
+ * Context: Any.
  *
  * Return: the number of pages with a translation that is known for either direction.
  */
-unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-			       unsigned int end)
+unsigned int nopin_count_known(const struct nopin_range *range,
+			       unsigned int first, unsigned int end)
 {
-	unsigned int nr = 0;
+	unsigned int page, stop, nr = 0;
+	struct nopin_chunk *chunk;
 
-	for (; page < end; page = nopin_next_word(page))
-		nr += hweight64(nopin_young_bytes(chunk, page, end,
-						  NOPIN_FROM_DEVICE) |
-				nopin_young_bytes(chunk, page, end,
-						  NOPIN_TO_DEVICE));
+	rcu_read_lock();
+	while ((chunk = nopin_piece(range, &first, end, &page, &stop)))
+		for (; page < stop; page = nopin_next_word(page))
+			nr += hweight64(nopin_young_bytes(chunk, page, stop,
+							  NOPIN_FROM_DEVICE) |
+					nopin_young_bytes(chunk, page, stop,
+							  NOPIN_TO_DEVICE));
+	rcu_read_unlock();
 	return nr;
 }
 

@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>
 
@@ -241,26 +242,33 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
  * @addr: user address, untagged
  * @len: number of bytes
  *
- * Context: Any that can use the mm. Does not sleep.
+ * Takes time for memory that I/O has used, not for what is merely registered.
+ *
+ * Context: Process context, may sleep.
  *
  * Return: the number of pages whose translation is known.
  */
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 				  size_t len)
 {
-	struct nopin_chunk *chunk;
-	unsigned int nr = 0;
-	size_t piece;
+	/* Pairs with the cmpxchg_release() in nopin_mm_create() */
+	struct nopin_mm *nm = smp_load_acquire(&mm->nopin);
+	unsigned long last = addr + len - 1, index;
+	struct nopin_range *range;
+	unsigned int nr = 0, first;
 
-	rcu_read_lock();
-	for (; len; addr += piece, len -= piece) {
-		piece = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
-		chunk = nopin_mm_chunk(mm, addr);
-		if (chunk)
-			nr += nopin_count_known(chunk, nopin_start(addr),
-						nopin_start(addr + piece - 1) + 1);
+	if (!nm || !len)
+		return 0;
+	/* Ranges live as long as the mm */
+	xa_for_each_range(&nm->ranges, index, range, addr >> NOPIN_MM_SHIFT,
+			  last >> NOPIN_MM_SHIFT) {
+		first = nopin_index(range, max(addr, range->start));
+		nr += nopin_count_known(range, first, nopin_index(range,
+				min(last, range->notifier.interval_tree.last)) + 1);
+		if (fatal_signal_pending(current))
+			break;
+		cond_resched();
 	}
-	rcu_read_unlock();
 	return nr;
 }
 

@@ -519,8 +519,8 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 		  unsigned int end);
 bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 		 unsigned long end, bool clear);
-unsigned int nopin_count_known(struct nopin_chunk *chunk, unsigned int page,
-			       unsigned int end);
+unsigned int nopin_count_known(const struct nopin_range *range,
+			       unsigned int first, unsigned int end);
 
 #ifdef CONFIG_LOCKDEP
 void nopin_window_wait(void);

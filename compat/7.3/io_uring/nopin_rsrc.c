@@ -174,7 +174,8 @@ unlock:
  * @ddir: as there
  * @issue_flags: as there
  *
- * In another mm all that is between the lowest and the highest address is pinned.
+ * If the buffer is of another mm, all that is between the lowest and the highest
+ * address is pinned: it has to be accessible, and no more than one request may have.
  *
  * Return: as there; what is not allowed as there is not allowed of any part.
  */
@@ -200,9 +201,12 @@ int io_nopin_import_vec(struct io_kiocb *req, struct iov_iter *iter,
 	}
 	if (total > MAX_RW_COUNT)
 		return -EINVAL;
-	if (io_nopin_mm(imu) != current->mm && total)
+	if (io_nopin_mm(imu) != current->mm && total) {
+		if (end - start > MAX_RW_COUNT)
+			return -EFAULT;
 		return io_nopin_foreign(req, start, end - start, ddir,
 					issue_flags);
+	}
 	iov_iter_init(iter, ddir, iov, nr, total);
 	return 0;
 }

@@ -191,6 +191,39 @@ TEST_F_TIMEOUT(move, uffd, 60)
 	counted(_metadata, busy, NR, "pages are busy");
 }
 
+/* I/O on one page of many does not keep those in front of it from being moved */
+TEST_F_TIMEOUT(move, batch, 60)
+{
+	char *to = anon_map(64 * PAGE), *buf = anon_map(64 * PAGE);
+	struct flight *f = &self->f;
+	struct uffdio_move arg = {
+		.dst = (unsigned long)to,
+		.src = (unsigned long)buf,
+		.len = 64 * PAGE,
+	};
+
+	ASSERT_NE(MAP_FAILED, to);
+	ASSERT_NE(MAP_FAILED, buf);
+	ASSERT_EQ(0, madvise(to, 64 * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, madvise(buf, 64 * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, wait_ms_set(DEFAULT_WAIT_MS));
+	self->uffd = uffd_open(to, 64 * PAGE, UFFD_FEATURE_MOVE,
+			       UFFDIO_REGISTER_MODE_MISSING);
+	ASSERT_LE(0, self->uffd);
+	pat_fill(buf, 64 * PAGE, 9, 0);
+	flight_set(f, buf + 40 * PAGE, 1, PAGE, PAGE);
+	ASSERT_EQ(0, flight_engine(f, ENG_AIO));
+	ASSERT_EQ(0, flight_prepare(f, false));
+	ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+	EXPECT_EQ(-1, ioctl(self->uffd, UFFDIO_MOVE, &arg));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ(40 * PAGE, arg.move);
+	ASSERT_EQ(0, flight_finish(f));
+	EXPECT_EQ(-1, pat_check(to, 40 * PAGE, 9, 0));
+	EXPECT_EQ(-1, flight_check(f, buf + 40 * PAGE, true));
+	EXPECT_EQ(-1, pat_check(buf + 41 * PAGE, 23 * PAGE, 9, 41 * PAGE));
+}
+
 /* ---- buffers that cannot be registered ---- */
 
 #define RINGS	40

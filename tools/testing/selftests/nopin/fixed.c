@@ -419,7 +419,7 @@ TEST_F(ring, clone_part)
 					nopin() ? IORING_RSRC_REGISTER_NOPIN : 0));
 	for (int i = 0; i < 4; i++)
 		iov[i].iov_base = own.p + i * 16 * KB;
-	/* Pinned: what is put there later does as the source does */
+	/* Pinned, and so is what is put there later */
 	ASSERT_EQ(0, ring_buffers_flags(ring, iov, 4, 0));
 	arg.src_fd = src.ring_fd;
 	arg.flags = 1 << 1;	/* IORING_REGISTER_DST_REPLACE */
@@ -452,6 +452,19 @@ TEST_F(ring, clone_part)
 		EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, p + 12 * KB,
 					 8 * KB, 0, i, self->sqe_flags));
 	}
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 3, &iov[3], NULL, 1));
+	EXPECT_EQ(-1, buffer_info(ring, 3));
+
+	/* Nothing of its own is left: from now on it does as the source does */
+	ASSERT_EQ(0, io_uring_queue_init(4, &src, 0));
+	ASSERT_EQ(0, ring_buffers_flags(&src, iov, 4,
+					nopin() ? IORING_RSRC_REGISTER_NOPIN : 0));
+	arg.src_fd = src.ring_fd;
+	arg.src_off = 0;
+	arg.dst_off = 0;
+	arg.nr = 4;
+	ASSERT_EQ(0, ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1));
+	io_uring_queue_exit(&src);
 	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 3, &iov[3], NULL, 1));
 	EXPECT_EQ(nopin(), buffer_info(ring, 3) >= 0);
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
@@ -598,6 +611,41 @@ TEST(foreign)
 	memset(m.p, 0, m.len);
 	ASSERT_EQ(0, target_read(&t, m.p, 16 * KB, 64 * KB));
 	EXPECT_EQ(-1, pat_check(m.p, 16 * KB, 5, 0));
+}
+
+/* All that is between the parts is pinned for the request, so that must not be too much */
+TEST(foreign_far)
+{
+	const size_t len = 4 * GB;
+	struct io_uring ring;
+	struct target t;
+	pid_t pid;
+	char *p;
+
+	NEED("NOPIN_RAW");
+	if (!has_op(OP_READV_FIXED))
+		SKIP(return, "no IORING_OP_READV_FIXED in this kernel");
+	if (!nopin())
+		SKIP(return, "pins: all of the buffer was pinned when it was registered");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(0, ring_buffer(&ring, p, len));
+	pid = fork();
+	if (!pid) {
+		struct iovec iov[2] = { { p, 4 * KB }, { p + MB, 4 * KB } };
+
+		if (fixedv(&ring, t.fd, false, iov, 2, 0, 0) != 8 * KB)
+			_exit(1);
+		iov[1].iov_base = p + len - 4 * KB;
+		if (fixedv(&ring, t.fd, false, iov, 2, 0, 0) != -EFAULT)
+			_exit(2);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_reap(pid));
+	EXPECT_GT(64UL << 10, status_kb("VmRSS"));
 }
 
 /* R15: the buffer of a process that is gone; its pins would have kept it */
@@ -1019,6 +1067,29 @@ TEST(memlock)
 		_exit(ret != -ENOMEM ? 3 : 0);
 	}
 	EXPECT_EQ(0, child_reap(pid));
+}
+
+/* What the kernel tells of large buffers takes time for memory that I/O has used only */
+TEST(many_large)
+{
+	const unsigned int nr = 16384;		/* as many as a ring may have */
+	struct iovec *iov = calloc(nr, sizeof(*iov));
+	struct io_uring ring;
+	uint64_t start;
+	char *p;
+
+	if (!nopin())
+		SKIP(return, "pins: all of the memory would have to be there");
+	p = mmap(NULL, GB, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	for (unsigned int i = 0; i < nr; i++)
+		iov[i] = (struct iovec) { p, GB };
+	ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
+	ASSERT_EQ(0, ring_buffers_flags(&ring, iov, nr, IORING_RSRC_REGISTER_NOPIN));
+	start = now_ms();
+	EXPECT_EQ(0, buffer_info(&ring, nr - 1));
+	EXPECT_GT(start + 5 * NO_WAIT_MS, now_ms());
 }
 
 /* The administrator's choice, for programs that do not know the flag */
