@@ -130,7 +130,7 @@ struct text {
 
 static const struct text event_text[] = {
 	{ "unmap",		"munmap, mremap" },
-	{ "clear",		"migration, discard" },
+	{ "clear",		"move, discard" },
 	{ "protection-vma",	"mprotect" },
 	{ "protection-page",	"writeback, fork" },
 	{ "soft-dirty",		"clear_refs" },
@@ -649,6 +649,15 @@ static bool look_at_all(void)
 			look_at(atoi(d->d_name), round);
 	closedir(dir);
 	round++;
+	for (i = 0; i < BUCKETS; i++) {
+		for (p = procs[i]; p; p = p->next) {
+			if (p->seen)
+				continue;
+			p->pinned_kb = 0;
+			p->ring_pinned = 0;
+			p->ring_nopin = 0;
+		}
+	}
 	return true;
 }
 
@@ -1198,13 +1207,13 @@ static const char *devices_of(const struct proc *p)
 	return text;
 }
 
-static void print_proc(const struct proc *p)
+static void print_proc(const struct proc *p, double seconds)
 {
 	const char *sep = "";
 
-	printf("%8s %-15.15s %-12.12s", pid_of(p), clean(p->name, 15), devices_of(p));
+	printf("%7s %-15.15s %-12.12s", pid_of(p), clean(p->name, 15), devices_of(p));
 	if (p->pid && p->seen)
-		printf(" %8.1f", bytes(p) / 1e6 / interval);
+		printf(" %8.1f", bytes(p) / 1e6 / seconds);
 	else
 		printf(" %8s", "-");
 	if (all_pinned(p))
@@ -1239,15 +1248,15 @@ static void print_change(const struct change *c)
 {
 	const struct counts *t = &c->total;
 
-	printf("%8s %-15.15s %-18.18s %8s %-15.15s", pid_of(c->who), clean(c->who->name, 15),
+	printf("%7s %-15.15s %-16.16s %7s %-15.15s", pid_of(c->who), clean(c->who->name, 15),
 	       text_of(event_text, c->event), pid_of(c->whose),
 	       c->whose ? clean(c->whose->name, 15) : "");
 	printf(" %6lu", t->waits);
 	if (t->waits)
-		printf(" %7.1f %7.1f", t->us / 1e3 / t->waits, t->max_us / 1e3);
+		printf(" %6.1f %6.1f", t->us / 1e3 / t->waits, t->max_us / 1e3);
 	else
-		printf(" %7s %7s", "-", "-");
-	printf(" %6lu %7lu %6lu\n", t->vain, t->refused, t->pins);
+		printf(" %6s %6s", "-", "-");
+	printf(" %5lu %7lu %5lu\n", t->vain, t->refused, t->pins);
 }
 
 /* How many lines the terminal has; 0 if the output is no terminal */
@@ -1265,7 +1274,7 @@ static unsigned int lines(void)
 static void print_more(unsigned int nr, unsigned int max)
 {
 	if (nr > max)
-		printf("%8s and %u more\n", "", nr - max);
+		printf("%7s and %u more\n", "", nr - max);
 }
 
 static void print_screen(double seconds)
@@ -1286,8 +1295,11 @@ static void print_screen(double seconds)
 	       io_uring);
 	printf("%-30s %8.1f s %11s\n", "", seconds, "total");
 	print_count("bios without pins", BIO, "\n");
-	print_count("bios pinned all the same", FALLBACK, "  ");
-	print_causes(fallback_now);
+	print_count("bios pinned all the same", FALLBACK, "");
+	if (sum(fallback_now)) {
+		printf("  ");
+		print_causes(fallback_now);
+	}
 	printf("\n");
 	print_count("changes that waited for I/O", WAIT, "");
 	if (total_all.waits)
@@ -1307,17 +1319,17 @@ static void print_screen(double seconds)
 
 	list = list_procs(&nr);
 	printf("\nWHO DOES DIRECT I/O, AND WHO PINS FOR IT\n");
-	printf("%8s %-15s %-12s %8s %8s %8s  %s\n", "PID", "COMMAND", "DEVICE", "MB/s",
+	printf("%7s %-15s %-12s %8s %8s %8s  %s\n", "PID", "COMMAND", "DEVICE", "MB/s",
 	       "PINNED", "TOTAL", "WHY, IN TOTAL");
 	for (i = 0; i < nr && i < max; i++)
-		print_proc(list[i]);
+		print_proc(list[i], seconds);
 	print_more(nr, max);
 	if (!nr)
-		printf("%8s nobody\n", "");
+		printf("%7s nobody\n", "");
 	free(list);
 
-	printf("\n%8s %-15s %-12s %8s %8s %8s\n", "", "BY DEVICE", "", "USERS", "PINNED",
-	       "TOTAL");
+	printf("\n%7s %-15s %-12s %8s %8s %8s  %s\n", "", "BY DEVICE", "", "USERS", "PINNED",
+	       "TOTAL", "WHY, IN TOTAL");
 	for (i = 0, n = 0; i < nr_devices; i++) {
 		const struct device *dev = &devices[i];
 
@@ -1325,7 +1337,7 @@ static void print_screen(double seconds)
 			continue;
 		if (n++ >= max)
 			continue;
-		printf("%8s %-15.15s %-12s %8u %8lu %8lu  ", "",
+		printf("%7s %-15.15s %-12s %8u %8lu %8lu  ", "",
 		       i ? dev->name : "not known", "", dev->procs, sum(dev->now),
 		       sum(dev->total));
 		print_causes(dev->total);
@@ -1335,14 +1347,14 @@ static void print_screen(double seconds)
 
 	if (nr_changes)
 		qsort(changes, nr_changes, sizeof(*changes), compare_changes);
-	printf("\nWHO CHANGED MAPPINGS UNDER I/O, AND WHOSE I/O IT WAS, IN TOTAL\n");
-	printf("%8s %-15s %-18s %8s %-15s %6s %7s %7s %6s %7s %6s\n", "PID", "COMMAND", "CHANGE",
-	       "PID", "I/O OF", "WAITS", "MEAN ms", "MAX ms", "VAIN", "REFUSED", "PINS");
+	printf("\nWHO CHANGED MAPPINGS UNDER I/O, AND WHOSE I/O IT WAS, IN TOTAL; WAITS IN MS\n");
+	printf("%7s %-15s %-16s %7s %-15s %6s %6s %6s %5s %7s %5s\n", "PID", "COMMAND", "CHANGE",
+	       "PID", "I/O OF", "WAITS", "MEAN", "MAX", "VAIN", "REFUSED", "PINS");
 	for (i = 0; i < nr_changes && i < max; i++)
 		print_change(&changes[i]);
 	print_more(nr_changes, max);
 	if (!nr_changes)
-		printf("%8s nobody\n", "");
+		printf("%7s nobody\n", "");
 
 	for (i = 0; i < nr_devices; i++)
 		for (n = 0; n < nr_causes; n++)
