@@ -174,6 +174,8 @@ static char direct_io[WORD], io_uring[WORD];
 
 static char tracefs[64], instance[128];
 static int trace_fd = -1;
+/* Events are taken from here on; the clock is that of now_s() */
+static double watch_from;
 static sigset_t signals;
 static bool stop;
 
@@ -897,35 +899,43 @@ static void got_change(struct proc *who, const char *name, const char *text)
 /*
  * A line of trace_pipe: the name of the task in 16 columns, "-", its PID, the PID of
  * its process in brackets, the CPU, the time, ": ", the event, ": ", and its fields.
+ * Returns false, with the line unchanged, if the event is later than @until.
  */
-static void got_line(char *line)
+static bool got_line(char *line, double until)
 {
-	char name[NAME], *p, *text;
+	char name[NAME], *p, *text, *at;
 	struct proc *who;
 	int tid, pid = 0;
 	unsigned long lost;
+	double when;
 
-	if (sscanf(line, "CPU:%*d [LOST %lu EVENTS]", &lost) == 1) {
+	if (line[0] == 'C' && sscanf(line, "CPU:%*d [LOST %lu EVENTS]", &lost) == 1) {
 		lost_now += lost;
-		return;
+		return true;
 	}
 	if (strlen(line) < 20 || line[16] != '-')
-		return;
+		return true;
+	p = strstr(line + 17, ": nopin_");
+	text = p ? strstr(p + 2, ": ") : NULL;
+	if (!text)
+		return true;
+	for (at = p; at[-1] != ' ' && at > line; at--)
+		;
+	when = strtod(at, NULL);
+	if (when > until)
+		return false;
+	if (when < watch_from)
+		return true;
+
 	line[16] = 0;
 	copy(name, line + strspn(line, " "), sizeof(name));
-	tid = strtol(line + 17, &p, 10);
-	p = strchr(p, '(');
-	if (p)
-		pid = atoi(p + 1);
-	p = strstr(line + 17, ": nopin_");
-	if (!p)
-		return;
-	p += 2;
-	text = strstr(p, ": ");
-	if (!text)
-		return;
 	*text = 0;
 	text += 2;
+	tid = strtol(line + 17, &at, 10);
+	p += 2;
+	at = strchr(at, '(');
+	if (at && at < p)
+		pid = atoi(at + 1);
 
 	if (pid <= 0) {
 		char path[32], status[4096];
@@ -942,31 +952,40 @@ static void got_line(char *line)
 		got_fallback(who, text);
 	else
 		got_change(who, p, text);
+	return true;
 }
 
-/* Take what events there are, but no longer than until @until */
-static void drain(double until)
+/*
+ * Take the events until @until. If there are more of them than the tool can handle, go
+ * on no longer than until @end.
+ */
+static void drain(double until, double end)
 {
 	static char buf[65536];
 	static size_t len;
-	char *p, *end;
+	char *p, *eol;
 	ssize_t n;
 
 	do {
 		n = read(trace_fd, buf + len, sizeof(buf) - 1 - len);
-		if (n <= 0)
-			return;
-		len += n;
+		if (n > 0)
+			len += n;
 		buf[len] = 0;
-		for (p = buf; (end = strchr(p, '\n')); p = end + 1) {
-			*end = 0;
-			got_line(p);
+		for (p = buf; (eol = strchr(p, '\n')); p = eol + 1) {
+			*eol = 0;
+			if (got_line(p, until))
+				continue;
+			/* It is of the next interval */
+			*eol = '\n';
+			n = 0;
+			break;
 		}
 		len -= p - buf;
 		memmove(buf, p, len);
-		if (len == sizeof(buf) - 1)
+		/* No line is that long */
+		if (n > 0 && len == sizeof(buf) - 1)
 			len = 0;
-	} while (now_s() < until);
+	} while (n > 0 && now_s() < end);
 }
 
 /* ------------------------------------------------------------------------------- */
@@ -1108,16 +1127,16 @@ static const char *pid_of(const struct proc *p)
 	return text[turn];
 }
 
-static void print_causes(const unsigned long *value)
+/* Prints @before and the causes; nothing if there are none */
+static void print_causes(const char *before, const unsigned long *value)
 {
-	const char *comma = "";
 	unsigned int i;
 
 	for (i = 0; i < nr_causes; i++) {
 		if (!value[i])
 			continue;
-		printf("%s%s %lu", comma, cause_name[i], value[i]);
-		comma = ", ";
+		printf("%s%s %lu", before, cause_name[i], value[i]);
+		before = ", ";
 	}
 }
 
@@ -1226,8 +1245,7 @@ static void print_proc(const struct proc *p, double seconds)
 		sep = "; ";
 	}
 	if (sum(p->total)) {
-		printf("%s", sep);
-		print_causes(p->total);
+		print_causes(sep, p->total);
 		sep = "; ";
 	}
 	if (p->ring_pinned) {
@@ -1296,10 +1314,7 @@ static void print_screen(double seconds)
 	printf("%-30s %8.1f s %11s\n", "", seconds, "total");
 	print_count("bios without pins", BIO, "\n");
 	print_count("bios pinned all the same", FALLBACK, "");
-	if (sum(fallback_now)) {
-		printf("  ");
-		print_causes(fallback_now);
-	}
+	print_causes("  ", fallback_now);
 	printf("\n");
 	print_count("changes that waited for I/O", WAIT, "");
 	if (total_all.waits)
@@ -1337,10 +1352,10 @@ static void print_screen(double seconds)
 			continue;
 		if (n++ >= max)
 			continue;
-		printf("%7s %-15.15s %-12s %8u %8lu %8lu  ", "",
+		printf("%7s %-15.15s %-12s %8u %8lu %8lu", "",
 		       i ? dev->name : "not known", "", dev->procs, sum(dev->now),
 		       sum(dev->total));
-		print_causes(dev->total);
+		print_causes("  ", dev->total);
 		printf("\n");
 	}
 	print_more(n, max);
@@ -1624,6 +1639,11 @@ static bool make_instance(void)
 		return false;
 	}
 	write_file(instance, "buffer_size_kb", BUFFER_KB);
+	/* That of CLOCK_MONOTONIC */
+	if (!write_file(instance, "trace_clock", "mono")) {
+		warnx("%s/trace_clock: %s", instance, strerror(errno));
+		return false;
+	}
 	/* Lines have the PID of the process besides that of the thread */
 	write_file(instance, "options/record-tgid", "1");
 	write_file(instance, "options/irq-info", "0");
@@ -1778,13 +1798,14 @@ static bool run(unsigned long count)
 {
 	double began, next, now;
 
-	read_counters();
-	memset(counter_total, 0, sizeof(counter_total));
 	if (!look_at_all()) {
 		warnx("/proc: %s", strerror(errno));
 		return false;
 	}
 	began = now_s();
+	watch_from = began;
+	read_counters();
+	memset(counter_total, 0, sizeof(counter_total));
 	next = began + interval;
 	while (!stop) {
 		while (!stop && (now = now_s()) < next) {
@@ -1792,14 +1813,13 @@ static bool run(unsigned long count)
 			struct timespec ts = { .tv_nsec = pause * 1e9 };
 
 			stop = sigtimedwait(&signals, NULL, &ts) > 0;
-			drain(next);
+			drain(next, next);
 		}
-		/* Events come after what they count: read them last */
-		look_at_all();
+		now = now_s();
 		read_counters();
 		read_settings();
-		now = now_s();
-		drain(now + interval);
+		drain(now, now + interval);
+		look_at_all();
 		if (!show(now - began))
 			return false;
 		if (count && !--count)
