@@ -1295,22 +1295,8 @@ static void print_more(unsigned int nr, unsigned int max)
 		printf("%7s and %u more\n", "", nr - max);
 }
 
-static void print_screen(double seconds)
+static void print_counters(double seconds)
 {
-	unsigned int rows = lines(), nr, i, n, max;
-	bool used[MAX_CAUSES] = { false };
-	struct proc **list;
-	char when[32];
-	time_t t = time(NULL);
-
-	strftime(when, sizeof(when), "%H:%M:%S", localtime(&t));
-	if (rows)
-		printf("\033[H\033[J");
-	/* Each table may have a third of what the fixed lines leave */
-	max = !rows ? ROWS : rows > 29 ? (rows - 26) / 3 : 1;
-
-	printf("nopin-stat at %s            direct_io: %s, io_uring: %s\n\n", when, direct_io,
-	       io_uring);
 	printf("%-30s %8.1f s %11s\n", "", seconds, "total");
 	print_count("bios without pins", BIO, "\n");
 	print_count("bios pinned all the same", FALLBACK, "");
@@ -1331,6 +1317,12 @@ static void print_screen(double seconds)
 	if (lost_total)
 		printf("%-30s %10lu %11lu  the tables lack these\n",
 		       "events lost", lost_now, lost_total);
+}
+
+static void print_procs(double seconds, unsigned int max)
+{
+	struct proc **list;
+	unsigned int nr, i;
 
 	list = list_procs(&nr);
 	printf("\nWHO DOES DIRECT I/O, AND WHO PINS FOR IT\n");
@@ -1342,23 +1334,30 @@ static void print_screen(double seconds)
 	if (!nr)
 		printf("%7s nobody\n", "");
 	free(list);
+}
+
+static void print_devices(unsigned int max)
+{
+	unsigned int i, n = 0;
 
 	printf("\n%7s %-15s %-12s %8s %8s %8s  %s\n", "", "BY DEVICE", "", "USERS", "PINNED",
 	       "TOTAL", "WHY, IN TOTAL");
-	for (i = 0, n = 0; i < nr_devices; i++) {
+	for (i = 0; i < nr_devices; i++) {
 		const struct device *dev = &devices[i];
 
-		if (!dev->procs && !sum(dev->total))
+		if ((!dev->procs && !sum(dev->total)) || n++ >= max)
 			continue;
-		if (n++ >= max)
-			continue;
-		printf("%7s %-15.15s %-12s %8u %8lu %8lu", "",
-		       i ? dev->name : "not known", "", dev->procs, sum(dev->now),
-		       sum(dev->total));
+		printf("%7s %-15.15s %-12s %8u %8lu %8lu", "", i ? dev->name : "not known", "",
+		       dev->procs, sum(dev->now), sum(dev->total));
 		print_causes("  ", dev->total);
 		printf("\n");
 	}
 	print_more(n, max);
+}
+
+static void print_changes(unsigned int max)
+{
+	unsigned int i;
 
 	if (nr_changes)
 		qsort(changes, nr_changes, sizeof(*changes), compare_changes);
@@ -1370,16 +1369,54 @@ static void print_screen(double seconds)
 	print_more(nr_changes, max);
 	if (!nr_changes)
 		printf("%7s nobody\n", "");
+}
 
-	for (i = 0; i < nr_devices; i++)
-		for (n = 0; n < nr_causes; n++)
-			used[n] |= devices[i].total[n];
-	for (n = 0; n < nr_causes; n++)
-		if (used[n])
-			printf("%s%s: %s\n", memchr(used, true, n) ? "" : "\n", cause_name[n],
-			       text_of(cause_text, cause_name[n]));
-	if (!rows)
-		printf("\n");
+/* What the causes on the screen mean */
+static void explain_causes(void)
+{
+	const char *before = "\n";
+	unsigned int i, cause;
+	unsigned long total;
+
+	for (cause = 0; cause < nr_causes; cause++) {
+		total = 0;
+		for (i = 0; i < nr_devices; i++)
+			total += devices[i].total[cause];
+		if (!total)
+			continue;
+		printf("%s%s: %s\n", before, cause_name[cause],
+		       text_of(cause_text, cause_name[cause]));
+		before = "";
+	}
+}
+
+static void print_screen(double seconds)
+{
+	unsigned int rows = lines(), max = ROWS;
+	/* A small terminal has room for two tables only */
+	bool all = !rows || rows >= 40;
+	time_t t = time(NULL);
+	char when[32];
+
+	/* Tables share what their titles and the counters leave. The last line is free */
+	if (rows && all)
+		max = (rows - 32) / 3;
+	else if (rows)
+		max = rows > 22 ? (rows - 20) / 2 : 1;
+	strftime(when, sizeof(when), "%H:%M:%S", localtime(&t));
+	/* Clear the terminal, and cut lines that are too long for it */
+	if (rows)
+		printf("\033[H\033[J\033[?7l");
+	printf("nopin-stat at %s            direct_io: %s, io_uring: %s\n\n", when, direct_io,
+	       io_uring);
+	print_counters(seconds);
+	print_procs(seconds, max);
+	if (all)
+		print_devices(max);
+	print_changes(max);
+	if (all)
+		explain_causes();
+	printf("%s", rows ? "\033[?7h" : "\n");
 }
 
 /* ------------------------------------------------------------------------------- */
@@ -1841,6 +1878,8 @@ int main(int argc, char **argv)
 	if (!can_run())
 		return 1;
 	catch_signals();
+	/* A screen comes at once */
+	setvbuf(stdout, NULL, _IOFBF, 65536);
 	ok = make_instance() && run(count);
 	remove_instance();
 	return ok ? 0 : 1;
