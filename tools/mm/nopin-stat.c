@@ -43,6 +43,7 @@
 #define MAX_DEVICES	256
 #define MAX_OF_PROC	4	/* devices of one process */
 #define MAX_FDS		4096	/* of one process that are looked at */
+#define RING_TRIES	10	/* to see its buffers */
 #define MAX_HITS	4096	/* changes of different kinds or places in an interval */
 #define MAX_ENDED	256	/* names of processes that have ended */
 #define BUCKETS		4096
@@ -77,6 +78,7 @@ struct proc {
 	unsigned long	pinned_kb;	/* VmPin */
 	unsigned long	ring_pinned;	/* bytes of io_uring buffers */
 	unsigned long	ring_nopin;
+	bool		ring_busy;	/* not all of the buffers are known */
 	unsigned int	dev[MAX_OF_PROC];	/* in devices[] */
 	unsigned int	nr_dev;
 	unsigned long	now[MAX_CAUSES];	/* bios that were pinned */
@@ -438,11 +440,14 @@ static bool read_stat(int dir, char *name, unsigned int *flags, unsigned long *s
 	return true;
 }
 
-/* The buffers that are registered with a ring of io_uring */
-static void read_ring(struct proc *p, int fdinfo, const char *fd)
+/*
+ * Add the buffers that are registered with a ring of io_uring. Returns false if the
+ * kernel tells their number only, because somebody else has the lock of the ring.
+ */
+static bool try_ring(struct proc *p, int fdinfo, const char *fd)
 {
+	unsigned long len, nr = 0, lines = 0;
 	char line[256];
-	unsigned long len;
 	bool bufs = false;
 	FILE *f;
 	int n;
@@ -452,9 +457,14 @@ static void read_ring(struct proc *p, int fdinfo, const char *fd)
 	while (f && fgets(line, sizeof(line), f)) {
 		if (line[0] != ' ') {
 			bufs = !strncmp(line, "UserBufs:", 9);
+			if (bufs)
+				nr = strtoul(line + 9, NULL, 10);
 			continue;
 		}
-		if (!bufs || sscanf(line, " %*u: %*x/%lu", &len) != 1)
+		if (!bufs)
+			continue;
+		lines++;
+		if (sscanf(line, " %*u: %*x/%lu", &len) != 1)
 			continue;
 		if (strstr(line, " nopin"))
 			p->ring_nopin += len;
@@ -463,6 +473,20 @@ static void read_ring(struct proc *p, int fdinfo, const char *fd)
 	}
 	if (f)
 		fclose(f);
+	return lines || !nr;
+}
+
+static void read_ring(struct proc *p, int fdinfo, const char *fd)
+{
+	static const struct timespec ms = { .tv_nsec = 1000000 };
+	int tries;
+
+	for (tries = 0; tries < RING_TRIES; tries++) {
+		if (try_ring(p, fdinfo, fd))
+			return;
+		nanosleep(&ms, NULL);
+	}
+	p->ring_busy = true;
 }
 
 static void read_fd(struct proc *p, int fds, int fdinfo, const char *fd)
@@ -499,6 +523,7 @@ static void read_fd(struct proc *p, int fds, int fdinfo, const char *fd)
 
 static void read_fds(struct proc *p, int dir)
 {
+	unsigned long pinned = p->ring_pinned, nopin = p->ring_nopin;
 	int fd, fdinfo, nr = 0;
 	struct dirent *d;
 	DIR *fds;
@@ -524,6 +549,12 @@ static void read_fds(struct proc *p, int dir)
 			read_fd(p, dirfd(fds), fdinfo, d->d_name);
 		}
 	}
+	/* They were known before, maybe */
+	if (p->ring_busy && p->ring_pinned + p->ring_nopin < pinned + nopin) {
+		p->ring_pinned = pinned;
+		p->ring_nopin = nopin;
+	}
+	p->ring_busy = false;
 	if (fds)
 		closedir(fds);
 	if (fdinfo >= 0)
