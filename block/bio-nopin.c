@@ -577,7 +577,7 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	if (cause < 0)
 		return cause;
 	if (cause) {
-		nopin_count_fallback(cause);
+		nopin_count_fallback(cause, bio->bi_bdev ? bio_dev(bio) : 0);
 		if (!bio->bi_max_vecs)
 			bio_nopin_alloc_vecs(bio);
 		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
@@ -630,7 +630,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	return true;
 
 fallback:
-	nopin_count_fallback(cause);
+	nopin_count_fallback(cause, rq->q->disk ? disk_devt(rq->q->disk) : 0);
 	return false;
 }
 

@@ -290,7 +290,7 @@ int nopin_pin(struct nopin_range *range, unsigned int first,
 			}
 		}
 		if (range->nr_pinned > before)
-			trace_nopin_pin(nopin_addr(range, first),
+			trace_nopin_pin(mm, nopin_addr(range, first),
 					nopin_addr(range, next),
 					range->nr_pinned - before);
 		rcu_read_unlock();

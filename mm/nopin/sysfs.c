@@ -149,14 +149,15 @@ static DEFINE_PER_CPU(unsigned long [NOPIN_NR_FALLBACKS], nopin_fallbacks);
 /**
  * nopin_count_fallback - a bio had to be pinned
  * @cause: why
+ * @dev: the device, 0 if there is none
  *
  * Context: Any.
  */
-void nopin_count_fallback(enum nopin_fallback cause)
+void nopin_count_fallback(enum nopin_fallback cause, dev_t dev)
 {
 	count_vm_event(NOPIN_FALLBACK);
 	this_cpu_inc(nopin_fallbacks[cause]);
-	trace_nopin_fallback(cause);
+	trace_nopin_fallback(cause, dev);
 }
 
 struct nopin_fallback_attr {

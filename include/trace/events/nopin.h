@@ -5,8 +5,10 @@
 #if !defined(_TRACE_NOPIN_H) || defined(TRACE_HEADER_MULTI_READ)
 #define _TRACE_NOPIN_H
 
+#include <linux/kdev_t.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nopin.h>
+#include <linux/sched.h>
 #include <linux/tracepoint.h>
 
 #define show_nopin_dir(dir) __print_symbolic(dir,	\
@@ -32,6 +34,25 @@
 	{ NOPIN_FALLBACK_EXTENTS,	"extents" },	\
 	{ NOPIN_FALLBACK_NOWAIT,	"nowait" },	\
 	{ NOPIN_FALLBACK_RACE,		"race" })
+
+/* Whose memory it is: the process that an invalidation harms, if another one causes it */
+#ifndef __NOPIN_TRACE_OWNER
+#define __NOPIN_TRACE_OWNER
+static inline pid_t nopin_trace_owner(const struct mm_struct *mm)
+{
+	pid_t pid = 0;
+#ifdef CONFIG_MEMCG
+	struct task_struct *owner;
+
+	rcu_read_lock();
+	owner = rcu_dereference(mm->owner);
+	if (owner)
+		pid = task_tgid_nr(owner);
+	rcu_read_unlock();
+#endif
+	return pid;
+}
+#endif
 
 /* I/O found pages closed and had them opened, or not (ret) */
 TRACE_EVENT(nopin_open,
@@ -80,6 +101,7 @@ TRACE_EVENT(nopin_wait,
 		__field(unsigned long, start)
 		__field(unsigned long, end)
 		__field(int, event)
+		__field(pid_t, owner)
 		__field(s64, us)
 		__field(bool, timeout)
 	),
@@ -87,12 +109,14 @@ TRACE_EVENT(nopin_wait,
 		__entry->start = mn->start;
 		__entry->end = mn->end;
 		__entry->event = mn->event;
+		__entry->owner = nopin_trace_owner(mn->mm);
 		__entry->us = us;
 		__entry->timeout = timeout;
 	),
-	TP_printk("start=%#lx end=%#lx event=%s us=%lld%s", __entry->start,
-		  __entry->end, show_nopin_event(__entry->event), __entry->us,
-		  __entry->timeout ? " timeout" : "")
+	TP_printk("start=%#lx end=%#lx event=%s owner=%d us=%lld%s",
+		  __entry->start, __entry->end,
+		  show_nopin_event(__entry->event), __entry->owner,
+		  __entry->us, __entry->timeout ? " timeout" : "")
 );
 
 /* An invalidation was refused because of I/O in flight */
@@ -103,45 +127,54 @@ TRACE_EVENT(nopin_refuse,
 		__field(unsigned long, start)
 		__field(unsigned long, end)
 		__field(int, event)
+		__field(pid_t, owner)
 	),
 	TP_fast_assign(
 		__entry->start = mn->start;
 		__entry->end = mn->end;
 		__entry->event = mn->event;
+		__entry->owner = nopin_trace_owner(mn->mm);
 	),
-	TP_printk("start=%#lx end=%#lx event=%s", __entry->start, __entry->end,
-		  show_nopin_event(__entry->event))
+	TP_printk("start=%#lx end=%#lx event=%s owner=%d", __entry->start,
+		  __entry->end, show_nopin_event(__entry->event),
+		  __entry->owner)
 );
 
 /* Pages were pinned on behalf of I/O in flight, between start and end */
 TRACE_EVENT(nopin_pin,
-	TP_PROTO(unsigned long start, unsigned long end, unsigned int nr),
-	TP_ARGS(start, end, nr),
+	TP_PROTO(const struct mm_struct *mm, unsigned long start,
+		 unsigned long end, unsigned int nr),
+	TP_ARGS(mm, start, end, nr),
 	TP_STRUCT__entry(
 		__field(unsigned long, start)
 		__field(unsigned long, end)
+		__field(pid_t, owner)
 		__field(unsigned int, nr)
 	),
 	TP_fast_assign(
 		__entry->start = start;
 		__entry->end = end;
+		__entry->owner = nopin_trace_owner(mm);
 		__entry->nr = nr;
 	),
-	TP_printk("start=%#lx end=%#lx pins=%u", __entry->start,
-		  __entry->end, __entry->nr)
+	TP_printk("start=%#lx end=%#lx owner=%d pins=%u", __entry->start,
+		  __entry->end, __entry->owner, __entry->nr)
 );
 
 /* A bio had its pages pinned */
 TRACE_EVENT(nopin_fallback,
-	TP_PROTO(enum nopin_fallback cause),
-	TP_ARGS(cause),
+	TP_PROTO(enum nopin_fallback cause, dev_t dev),
+	TP_ARGS(cause, dev),
 	TP_STRUCT__entry(
 		__field(int, cause)
+		__field(dev_t, dev)
 	),
 	TP_fast_assign(
 		__entry->cause = cause;
+		__entry->dev = dev;
 	),
-	TP_printk("cause=%s", show_nopin_cause(__entry->cause))
+	TP_printk("cause=%s dev=%u:%u", show_nopin_cause(__entry->cause),
+		  MAJOR(__entry->dev), MINOR(__entry->dev))
 );
 
 #endif /* _TRACE_NOPIN_H */
