@@ -900,7 +900,7 @@ TEST_F(changed, send_zc)
 	struct io_uring *ring = &self->ring;
 	char *p = self->p, *back = malloc(64 * KB);
 	struct rlimit lim;
-	int socks[2];
+	int socks[2] = { -1, -1 };
 
 	if (tcp_pair(socks))
 		SKIP(return, "no TCP to this machine");
