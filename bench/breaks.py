@@ -26,7 +26,7 @@ ROWS = (
     ("moment", "moment.soft_dirty_shmem",
      "checkpoints by soft-dirty bits: pages that changed untold"),
     ("moment", "moment.freeze_xfs", "backups of a frozen XFS: pages that change meanwhile"),
-    ("moment", "moment.clone_btrfs", "clones of a file on btrfs: pages that change, or EUCLEAN"),
+    ("moment", "moment.clone_btrfs", "clones of a file on btrfs: pages that change, EUCLEAN, EIO"),
     ("breaks", "range.collapse.reads", "FALLOC_FL_COLLAPSE_RANGE: reads that are lost"),
     ("breaks", "range.insert.reads", "FALLOC_FL_INSERT_RANGE: reads that are lost"),
     ("breaks", "range.zero.reads", "FALLOC_FL_ZERO_RANGE: reads that are lost"),
