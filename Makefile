@@ -16,7 +16,7 @@ BUILD := build$(addprefix /,$(filter-out 6.12,$(KERNEL)))
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
 	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
-	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests, as CI does'
+	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests'
 	@echo 'make check-mutants   break each rule: does a test notice?'
 	@echo 'make check-long      what takes too long for make check'
 	@echo
