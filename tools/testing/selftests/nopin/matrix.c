@@ -1141,6 +1141,21 @@ static int run_numa(struct cell *c)
 	return ret;
 }
 
+/* Is the page, by its number in the area, allocated from it? */
+static bool cma_has(unsigned long page)
+{
+	static char bitmap[16 * KB];
+	char *p = bitmap;
+
+	page >>= sysfs_get(cma_file("order_per_bit"));
+	if (sysfs_read(cma_file("bitmap"), bitmap, sizeof(bitmap)))
+		return true;
+	/* Numbers of 32 bits */
+	for (unsigned long i = 0; i < page / 32; i++)
+		strtoul(p, &p, 10);
+	return strtoul(p, NULL, 10) >> page % 32 & 1;
+}
+
 static int run_cma(struct cell *c)
 {
 	long nr = sysfs_get(cma_file("maxchunk"));
@@ -1149,12 +1164,13 @@ static int run_cma(struct cell *c)
 	if (ret)
 		return ret == -ENOMEM ? 1 : ret;
 	machine->cma_taken = nr;
-	/* Nobody else's pages, and not here any more */
+	/* Not here any more. Some of the area may be somebody else's, and some free */
 	for (size_t i = 0; i < NR_PAGES; i++) {
 		uint64_t pfn = pfn_of(c->buf + i * PAGE);
 		uint64_t base = sysfs_get(cma_file("base_pfn"));
 
-		if (pfn >= base && pfn < base + sysfs_get(cma_file("count"))) {
+		if (pfn >= base && pfn < base + sysfs_get(cma_file("count")) &&
+		    cma_has(pfn - base)) {
 			because(c, "page %zu is still in the area", i);
 			return -EEXIST;
 		}
