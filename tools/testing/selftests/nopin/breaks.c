@@ -28,19 +28,6 @@ struct uffdio_move {
 #define IO	(32 * KB)		/* bytes of each */
 #define LEN	(NR * IO)
 
-/* Of @all, @wrong went wrong: only pins may do that, and they have to */
-static void counted(struct __test_metadata *_metadata, int wrong, int all, const char *what)
-{
-	note_count(wrong, all, "%s", what);
-	if (nopin()) {
-		EXPECT_EQ(0, wrong);
-		return;
-	}
-	EXPECT_LT(0, wrong);
-	if (_metadata->exit_code == KSFT_PASS)
-		SKIP(return, "pins: %d of %d %s", wrong, all, what);
-}
-
 /* ---- reads into a mapped file whose blocks move, or go ---- */
 
 FIXTURE(range) {
@@ -130,7 +117,7 @@ TEST_F_TIMEOUT(range, reads, 120)
 		munmap(map, 4 * LEN);
 		close(fd);
 	}
-	counted(_metadata, lost, all, "reads are lost");
+	END_COUNTED(lost, all, "reads are lost");
 }
 
 /* ---- pages that another address is to get ---- */
@@ -188,7 +175,7 @@ TEST_F_TIMEOUT(move, uffd, 60)
 	ASSERT_EQ(0, flight_finish(f));
 	for (unsigned int i = 0; i < NR; i++)
 		EXPECT_EQ(-1, flight_check_one(f, i, (moved[i] ? to : buf) + i * IO, true));
-	counted(_metadata, busy, NR, "pages are busy");
+	END_COUNTED(busy, NR, "pages are busy");
 }
 
 /* I/O on one page of many does not keep those in front of it from being moved */
@@ -275,7 +262,7 @@ TEST(limit)
 	}
 	ASSERT_EQ(0, child_reap(pid));
 	ASSERT_LE(0, *failed);
-	counted(_metadata, *failed, RINGS, "buffers are refused");
+	END_COUNTED(*failed, RINGS, "buffers are refused");
 }
 
 FIXTURE(file) {
@@ -331,7 +318,7 @@ TEST_F(file, dax)
 	int ret = file_refused(fs_open(&self->dax, "file"));
 
 	ASSERT_LE(0, ret);
-	counted(_metadata, ret, 1, "buffers are refused");
+	END_COUNTED(ret, 1, "buffers are refused");
 }
 
 TEST_F(file, xfs)
@@ -339,7 +326,7 @@ TEST_F(file, xfs)
 	int ret = file_refused(open(getenv("NOPIN_XFS"), O_TMPFILE | O_RDWR, 0600));
 
 	ASSERT_LE(0, ret);
-	counted(_metadata, ret, 1, "buffers are refused");
+	END_COUNTED(ret, 1, "buffers are refused");
 }
 
 TEST_HARNESS_MAIN

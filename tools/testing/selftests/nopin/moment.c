@@ -294,15 +294,7 @@ static int torn(const char *copy)
 static void end(CONTEXT, int late, int all, const char *what)
 {
 	EXPECT_EQ(0, stream_stop(&c->s));
-	note_count(late, all, "pages %s", what);
-	if (nopin()) {
-		EXPECT_EQ(0, late);
-		return;
-	}
-	/* If there are none the test sees nothing */
-	EXPECT_LT(0, late);
-	if (_metadata->exit_code == KSFT_PASS)
-		SKIP(return, "pins: %d of %d pages %s", late, all, what);
+	END_COUNTED(late, all, what);
 }
 
 /* ---- snapshots ---- */
@@ -330,7 +322,7 @@ static void snapshot(CONTEXT)
 		ASSERT_EQ(0, op_run(OP_UFFD_UNPROTECT, &c->area));
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, SNAPSHOTS * NR_PAGES, "changed after they were protected");
+	end(_metadata, c, late, SNAPSHOTS * NR_PAGES, "pages changed after they were protected");
 }
 
 RUN(snapshot, snapshot)
@@ -435,7 +427,7 @@ static void checkpoint(CONTEXT, enum mem_kind kind, bool async)
 		EXPECT_EQ(0, missed);
 		return;
 	}
-	end(_metadata, c, missed, SCANS * NR_PAGES, "changed, and no scan has told");
+	end(_metadata, c, missed, SCANS * NR_PAGES, "pages changed, and no scan has told");
 }
 
 RUN(pagemap_scan, checkpoint, MEM_ANON, true)
@@ -492,7 +484,7 @@ static void freeze(CONTEXT, const char *env)
 		ASSERT_EQ(0, ioctl(c->m.fd, FITHAW, 0));
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, FREEZES * NR_PAGES, "changed in a frozen file system");
+	end(_metadata, c, late, FREEZES * NR_PAGES, "pages changed in a frozen file system");
 }
 
 RUN(freeze_ext4, freeze, "NOPIN_EXT4")
@@ -571,11 +563,8 @@ static void reflink(CONTEXT, const char *env)
 		if (ret) {
 			ASSERT_TRUE(ret == -EUCLEAN || ret == -EIO);
 			ASSERT_FALSE(nopin());
-			EXPECT_EQ(0, stream_stop(&c->s));
-			note_count(NR_PAGES, (i + 1) * NR_PAGES,
-				   "pages cannot be cloned, or read then");
-			if (_metadata->exit_code == KSFT_PASS)
-				SKIP(return, "pins: clone %d of %d fails", i + 1, CLONES);
+			end(_metadata, c, NR_PAGES, (i + 1) * NR_PAGES,
+			    "pages cannot be cloned, or read then");
 			return;
 		}
 		EXPECT_EQ(0, torn(c->a));
@@ -593,7 +582,7 @@ static void reflink(CONTEXT, const char *env)
 		stream_hold(&c->s, false);
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
-	end(_metadata, c, late, CLONES * NR_PAGES, "of clones changed");
+	end(_metadata, c, late, CLONES * NR_PAGES, "pages of clones changed");
 }
 
 RUN(clone_xfs, reflink, "NOPIN_XFS")

@@ -46,8 +46,22 @@
 /* Print a diagnostic line */
 #define note(fmt, ...)	fprintf(stderr, "# " fmt "\n", ##__VA_ARGS__)
 
-/* How many of them are wrong: bench/breaks.py reads that */
-#define note_count(nr, all, fmt, ...)	note("%d of %d " fmt, nr, all, ##__VA_ARGS__)
+/*
+ * The end of a test that counts what goes wrong, @wrong of @all: only pins may do that,
+ * and if they do not, the test sees nothing. bench/breaks.py reads the numbers.
+ */
+#define END_COUNTED(wrong, all, what)					\
+	do {								\
+		note("%d of %d %s", wrong, all, what);			\
+		if (nopin()) {						\
+			EXPECT_EQ(0, wrong);				\
+			return;						\
+		}							\
+		EXPECT_LT(0, wrong);					\
+		if (_metadata->exit_code == KSFT_PASS)			\
+			SKIP(return, "pins: %d of %d %s", wrong, all, what); \
+		return;							\
+	} while (0)
 
 /* Skip a test whose device or file system run.sh did not set up */
 #define NEED(env)							\
