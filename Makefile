@@ -65,6 +65,6 @@ check-long: deps
 
 clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),$(BUILD)/$(basename $(notdir $f))) \
-		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/bench \
+		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/pools $(BUILD)/bench \
 		$(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
 		$(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain $(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants
