@@ -83,3 +83,54 @@ touched()
 {
 	sed -n 's|^+++ b/\([^[:cntrl:]]*\).*|\1|p' "$@"
 }
+
+# Print every ten seconds what process $1, a make whose output goes to $2, has compiled;
+# $3 is what it builds and $4 how many objects that has, if known. Returns make's status.
+# Silent when make is done sooner.
+progress()
+{
+	progress_start=$(date +%s) progress_at=0
+	while kill -0 "$1" 2>/dev/null; do
+		sleep 0.2
+		progress_now=$(($(date +%s) - progress_start))
+		if [ "$progress_now" -ge $((progress_at + 10)) ]; then
+			progress_at=$progress_now
+			printf '%s: %s %3ds %5d%s objects  %s\n' "$me" "$3" "$progress_now" \
+				"$(objects "$2")" "${4:+ of at most $4}" \
+				"$(sed -n 's/^  [A-Z][A-Z0-9]*  *//p' "$2" | tail -n1)"
+		fi
+	done
+	wait "$1"
+}
+
+# How many objects the make has compiled whose output is in $1
+objects()
+{
+	grep -c '^  CC' "$1" || :
+}
+
+# Where the output of make in $1 says what went wrong
+errors()
+{
+	grep -n -E -A3 '(: (fatal )?error:|\*\*\* |undefined reference)' "$1" | head -n 60 >&2
+}
+
+# Kernels are compiled with the same flags everywhere, and know nothing of time and place:
+# the cache then serves one flavour with the objects of another, and a clone with those of
+# another one. Sets cc and hostcc.
+compiler()
+{
+	KBUILD_BUILD_TIMESTAMP=@0
+	KBUILD_BUILD_USER=nopin
+	KBUILD_BUILD_HOST=nopin
+	export KBUILD_BUILD_TIMESTAMP KBUILD_BUILD_USER KBUILD_BUILD_HOST
+	unset KCONFIG_CONFIG MAKEFLAGS MAKELEVEL MAKEOVERRIDES CFLAGS LDFLAGS ARCH CROSS_COMPILE
+	cc=${cross}gcc hostcc=gcc
+	if command -v ccache >/dev/null; then
+		cc="ccache $cc" hostcc="ccache $hostcc"
+		CCACHE_BASEDIR=$repo
+		CCACHE_NOHASHDIR=1
+		CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
+		export CCACHE_BASEDIR CCACHE_NOHASHDIR CCACHE_SLOPPINESS
+	fi
+}
