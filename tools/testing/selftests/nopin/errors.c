@@ -24,6 +24,8 @@ struct kase {
 	int read, write;
 	const char *cause;	/* of the fallbacks that this must count */
 	bool changes;		/* the memory has other data each time */
+	/* A device that asks for no more than this alignment in memory takes it */
+	unsigned int aligned;
 };
 
 static char *area(int prot)
@@ -207,6 +209,75 @@ static int make_misaligned_lengths(struct iovec *iov, char **watch)
 	return 3;
 }
 
+/* Pieces of one sector: no more than a block, a read of which file systems do otherwise */
+static int sectors(struct iovec *iov, char **watch, unsigned int off)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	for (int i = 0; i < 3; i++)
+		one(&iov[i], *watch + i * 4 * PAGE, SECTOR);
+	iov[1].iov_base += off;
+	return 3;
+}
+
+static int make_sector_misaligned(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + 1, SECTOR);
+}
+
+static int make_sector_misaligned_count(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + PAGE, SECTOR - 1);
+}
+
+static int make_sector_misaligned_middle(struct iovec *iov, char **watch)
+{
+	return sectors(iov, watch, 1);
+}
+
+static int make_sector_misaligned_lengths(struct iovec *iov, char **watch)
+{
+	int nr = sectors(iov, watch, 0);
+
+	iov[0].iov_len--;
+	iov[1].iov_len++;
+	return nr;
+}
+
+static int make_at_4(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + PAGE - 4, PAGE);
+}
+
+static int make_sector_at_4(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + 4, SECTOR);
+}
+
+static int make_sector_across(struct iovec *iov, char **watch)
+{
+	*watch = area(PROT_READ | PROT_WRITE);
+	return one(iov, *watch + PAGE - 256, SECTOR);
+}
+
+static int make_sector_middle_at_4(struct iovec *iov, char **watch)
+{
+	return sectors(iov, watch, 4);
+}
+
+/* Linux 6.12 asks more of pieces than later ones do, which look at the sum */
+static int make_lengths_of_4(struct iovec *iov, char **watch)
+{
+	int nr = sectors(iov, watch, 0);
+
+	iov[0].iov_len -= 4;
+	iov[1].iov_len += 4;
+	return nr;
+}
+
 static int make_bad_first(struct iovec *iov, char **watch)
 {
 	return three(iov, watch, 0);
@@ -263,6 +334,15 @@ static const struct kase kases[] = {
 	{ "misaligned count", make_misaligned_count, -EINVAL, -EINVAL },
 	{ "misaligned middle piece", make_misaligned_middle, -EINVAL, -EINVAL },
 	{ "misaligned lengths", make_misaligned_lengths, -EINVAL, -EINVAL },
+	{ "sector, misaligned", make_sector_misaligned, -EINVAL, -EINVAL },
+	{ "sector, misaligned count", make_sector_misaligned_count, -EINVAL, -EINVAL },
+	{ "sectors, misaligned middle", make_sector_misaligned_middle, -EINVAL, -EINVAL },
+	{ "sectors, misaligned lengths", make_sector_misaligned_lengths, -EINVAL, -EINVAL },
+	{ "sectors, lengths multiples of 4", make_lengths_of_4, ANY, ANY },
+	{ "at a multiple of 4", make_at_4, .aligned = 4 },
+	{ "sector at a multiple of 4", make_sector_at_4, .aligned = 4 },
+	{ "sector across pages", make_sector_across, .aligned = 256 },
+	{ "sectors, middle at a multiple of 4", make_sector_middle_at_4, .aligned = 4 },
 	{ "first piece bad", make_bad_first, -EFAULT, -EFAULT },
 	{ "middle piece bad", make_bad_middle, ANY, ANY },
 	{ "last piece bad", make_bad_last, ANY, ANY },
@@ -290,6 +370,10 @@ FIXTURE_VARIANT_ADD(errors, xfs_pvsync) { .env = "NOPIN_XFS", .eng = ENG_PVSYNC 
 FIXTURE_VARIANT_ADD(errors, xfs_aiov) { .env = "NOPIN_XFS", .eng = ENG_AIOV };
 FIXTURE_VARIANT_ADD(errors, fat_pvsync) { .env = "NOPIN_FAT", .eng = ENG_PVSYNC };
 FIXTURE_VARIANT_ADD(errors, jfs_aiov) { .env = "NOPIN_JFS", .eng = ENG_AIOV };
+
+/* One device wants memory aligned to 4 bytes, another one to sectors */
+FIXTURE_VARIANT_ADD(errors, sectors_pvsync) { .env = "NOPIN_CHURN", .eng = ENG_PVSYNC };
+FIXTURE_VARIANT_ADD(errors, mapped_uringv) { .env = "NOPIN_DM", .eng = ENG_URINGV };
 
 FIXTURE_SETUP(errors)
 {
@@ -363,6 +447,8 @@ static void run(struct __test_metadata *_metadata, struct target *t,
 		const struct kase *k = &kases[i];
 		int want = write ? k->write : k->read;
 
+		if (k->aligned)
+			want = t->mem_align > k->aligned ? -EINVAL : 0;
 		run_case(now, t, q, k, write);
 		EXPECT_TRUE(now->valid) TH_LOG("%s: cannot be made", k->name);
 		if (want < 0) {

@@ -8,13 +8,11 @@
  * The disks are made by scsi_debug. A throttled disk, of virtio, is taken from its
  * driver and given back.
  */
-#include <dirent.h>
 #include <libgen.h>
 
 #include "nopin_util.h"
 #include "kselftest_harness.h"
 
-#define SDEBUG		"/sys/bus/pseudo/drivers/scsi_debug/"
 #define BAD_SECTOR	0x1234	/* where it has medium errors, if told to */
 #define MEDIUM_ERRORS	"2"
 #define SLOW_NS		"200000000"
@@ -22,35 +20,6 @@
 #define NR		16
 #define IO		(64 * KB)
 #define LEN		(NR * IO)
-
-/* Waits for the name of a disk of scsi_debug, or for there being none */
-static int find_sdebug(char *name, size_t len, bool there)
-{
-	char path[300], model[64];
-	uint64_t end = now_ms() + 20000;
-
-	do {
-		DIR *dir = opendir("/sys/block");
-		bool found = false;
-		struct dirent *d;
-
-		while (dir && (d = readdir(dir))) {
-			snprintf(path, sizeof(path), "/sys/block/%s/device/model",
-				 d->d_name);
-			if (sysfs_read(path, model, sizeof(model)) ||
-			    strncmp(model, "scsi_debug", 10))
-				continue;
-			found = true;
-			snprintf(name, len, "%.32s", d->d_name);
-		}
-		if (dir)
-			closedir(dir);
-		if (found == there)
-			return 0;
-		usleep(20000);
-	} while (now_ms() < end);
-	return -ETIME;
-}
 
 /* Whether all of the buffer can be used for I/O: with another disk */
 static int buffer_good(char *p)
@@ -84,18 +53,11 @@ FIXTURE_SETUP(sdebug)
 	self->fd = -1;
 	self->p = MAP_FAILED;
 	NEED("NOPIN_RAW");
-	if (access(SDEBUG "add_host", W_OK))
+	if (!sdebug_there())
 		SKIP(return, "no scsi_debug");
-	ASSERT_EQ(0, sysfs_write(SDEBUG "ndelay", "0"));
-	ASSERT_EQ(0, sysfs_write(SDEBUG "opts", "0"));
-	ASSERT_EQ(0, sysfs_write(SDEBUG "add_host", "1"));
-	ASSERT_EQ(0, find_sdebug(self->name, sizeof(self->name), true));
+	ASSERT_EQ(0, sdebug_add(self->name, sizeof(self->name)));
 	snprintf(path, sizeof(path), "/dev/%s", self->name);
-	for (int i = 0; i < 500 && self->fd < 0; i++) {
-		self->fd = open(path, O_RDWR | O_DIRECT);
-		if (self->fd < 0)
-			usleep(10000);
-	}
+	self->fd = open(path, O_RDWR | O_DIRECT);
 	ASSERT_LE(0, self->fd);
 	self->p = mmap(NULL, LEN, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -107,10 +69,7 @@ FIXTURE_TEARDOWN(sdebug)
 {
 	if (self->fd >= 0)
 		close(self->fd);
-	sysfs_write(SDEBUG "opts", "0");
-	sysfs_write(SDEBUG "ndelay", "0");
-	sysfs_write(SDEBUG "add_host", "-1");
-	find_sdebug(self->name, sizeof(self->name), false);
+	sdebug_remove();
 	if (self->p != MAP_FAILED)
 		munmap(self->p, LEN);
 }
@@ -140,6 +99,133 @@ TEST_F_TIMEOUT(sdebug, medium_error, 120)
 	}
 	EXPECT_EQ(0, buffer_good(self->p));
 }
+
+/*
+ * One bad block of a file. A read of a block is done otherwise than larger ones, and
+ * ends with an error otherwise: in a work item, when the pages have been given back.
+ */
+#define BAD_DEV		"nopin-bad"
+#define BAD_PAGE	5
+#define BAD_FILE	(16 * PAGE)
+
+FIXTURE(file) {
+	struct fs fs;
+	int fd;		/* O_DIRECT */
+	char *p;
+	char dev[32];
+};
+
+FIXTURE_VARIANT(file) {
+	enum fs_type type;
+	const char *mkfs;
+};
+
+FIXTURE_VARIANT_ADD(file, ext4) { EXT4, "mkfs.ext4 -q -F -O ^has_journal" };
+FIXTURE_VARIANT_ADD(file, xfs) { XFS, "mkfs.xfs -q -f --unsupported" };
+
+/* The sectors of the bad page take part of the disk out of the way, or give it back */
+static int bad_table(uint64_t sectors, uint64_t bad)
+{
+	const char *disk = getenv("NOPIN_RAW");
+	char cmd[1024];
+
+	if (!bad)
+		snprintf(cmd, sizeof(cmd), "dmsetup --noudevsync create " BAD_DEV
+			 " --table '0 %lu linear %s 0' >/dev/null", sectors, disk);
+	else
+		snprintf(cmd, sizeof(cmd), "printf '0 %lu linear %s 0\\n%lu 8 error\\n"
+			 "%lu %lu linear %s %lu\\n' | dmsetup --noudevsync load " BAD_DEV
+			 " && dmsetup --noudevsync suspend " BAD_DEV
+			 " && dmsetup --noudevsync resume " BAD_DEV,
+			 bad, disk, bad, bad + 8, sectors - bad - 8, disk, bad + 8);
+	return system(cmd);
+}
+
+FIXTURE_SETUP(file)
+{
+	uint64_t at[BAD_FILE / PAGE], sectors = 64 * MB / SECTOR;
+	char data[BAD_FILE], path[64];
+	FILE *f;
+	int fd;
+
+	NEED("NOPIN_RAW");
+	NEED("NOPIN_DM");
+	ASSERT_EQ(0, bad_table(sectors, 0));
+	f = popen("dmsetup info -c --noheadings -o minor " BAD_DEV, "r");
+	ASSERT_NE(NULL, f);
+	ASSERT_EQ(1, fscanf(f, "%d", &fd));
+	pclose(f);
+	snprintf(self->dev, sizeof(self->dev), "/dev/dm-%d", fd);
+	ASSERT_EQ(0, fs_make(&self->fs, self->dev, variant->type, variant->mkfs, NULL));
+	fd = fs_open(&self->fs, "file");
+	ASSERT_LE(0, fd);
+	pat_fill(data, BAD_FILE, 1, 0);
+	ASSERT_EQ(BAD_FILE, pwrite(fd, data, BAD_FILE, 0));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, file_blocks(fd, at, ARRAY_SIZE(at), true));
+	ASSERT_NE(0, at[BAD_PAGE]);
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	close(fd);
+	ASSERT_EQ(0, bad_table(sectors, at[BAD_PAGE] / SECTOR));
+	snprintf(path, sizeof(path), "%s/file", self->fs.dir);
+	self->fd = open(path, O_RDWR | O_DIRECT);
+	ASSERT_LE(0, self->fd);
+	self->p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		       0);
+	ASSERT_NE(MAP_FAILED, self->p);
+	memset(self->p, GRAB_BYTE, LEN);
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	close(self->fd);
+	fs_put(&self->fs);
+	EXPECT_EQ(0, system("dmsetup --noudevsync remove --retry " BAD_DEV));
+}
+
+/* With @len of a block, and more */
+static void bad_block(struct __test_metadata *_metadata, int fd, char *p, size_t len)
+{
+	const off_t bad = BAD_PAGE * PAGE / len * len;
+
+	for (enum engine e = 0; e < NR_ENGINES; e++) {
+		unsigned long wait, pinned, pins;
+		struct ioq q;
+
+		ASSERT_EQ(0, ioq_init(&q, e, 4));
+		/* One before the counters are looked at, as the first may be special */
+		ASSERT_EQ(len, ioq_rw(&q, fd, false, p, len, 0));
+		pins = vmstat("nr_foll_pin_acquired");
+		for (int i = 0; i < 4; i++) {
+			EXPECT_EQ(-EIO, ioq_rw(&q, fd, false, p, len, bad))
+				TH_LOG("%s", engine_name[e]);
+			memset(p, GRAB_BYTE, len);
+			EXPECT_EQ(len, ioq_rw(&q, fd, false, p, len, 0))
+				TH_LOG("%s", engine_name[e]);
+			EXPECT_EQ(-1, pat_check(p, len, 1, 0));
+		}
+		if (nopin()) {
+			EXPECT_EQ(pins, vmstat("nr_foll_pin_acquired"))
+				TH_LOG("%s", engine_name[e]);
+		} else {
+			EXPECT_LE(pins + 8 * len / PAGE, vmstat("nr_foll_pin_acquired"));
+		}
+		/* Nothing is in use that this would wait for, or pin */
+		wait = vmstat("nopin_wait");
+		pinned = vmstat("nopin_pinned");
+		ASSERT_EQ(0, mprotect(p, LEN, PROT_READ));
+		ASSERT_EQ(0, mprotect(p, LEN, PROT_READ | PROT_WRITE));
+		ASSERT_EQ(0, madvise(p, LEN, MADV_DONTNEED));
+		EXPECT_EQ(wait, vmstat("nopin_wait")) TH_LOG("%s", engine_name[e]);
+		EXPECT_EQ(pinned, vmstat("nopin_pinned")) TH_LOG("%s", engine_name[e]);
+		ioq_exit(&q);
+	}
+	EXPECT_EQ(0, buffer_good(p));
+	EXPECT_EQ(0, pins_left());
+}
+
+TEST_F_TIMEOUT(file, bad_block, 60) { bad_block(_metadata, self->fd, self->p, PAGE); }
+TEST_F_TIMEOUT(file, bad_blocks, 60) { bad_block(_metadata, self->fd, self->p, 4 * PAGE); }
 
 struct removal {
 	const char *path;

@@ -8,8 +8,10 @@
  * I/O in flight while the mapping changes is in lifetime.c, variants fixed_*.
  */
 #include <arpa/inet.h>
+#include <linux/nvme_ioctl.h>
 #include <netinet/in.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -284,6 +286,17 @@ TEST_F(ring, errors)
 				 0, self->sqe_flags));
 	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 1,
 				 self->sqe_flags));
+	/* In the buffer, and not aligned: address, length, position */
+	memset(m.p, GRAB_BYTE, m.len);
+	for (int write = 0; write < 2; write++) {
+		EXPECT_EQ(-EINVAL, fixed(ring, self->t.fd, write, m.p + 513, 4096, 0, 0,
+					 self->sqe_flags));
+		EXPECT_EQ(-EINVAL, fixed(ring, self->t.fd, write, m.p + 512, 4095, 0, 0,
+					 self->sqe_flags));
+		EXPECT_EQ(-EINVAL, fixed(ring, self->t.fd, write, m.p + 512, 4096, 1, 0,
+					 self->sqe_flags));
+	}
+	EXPECT_EQ(-1, byte_check(m.p, m.len, GRAB_BYTE));
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
 	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, m.p + 512, 4096, 0, 0,
 				 self->sqe_flags));
@@ -470,6 +483,48 @@ TEST_F(ring, clone_part)
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
 }
 
+/* A ring clones its own buffers, and its table grows */
+TEST_F(ring, clone_self)
+{
+	struct {
+		__u32 src_fd, flags, src_off, dst_off, nr, pad[3];
+	} arg = { .src_fd = self->ring.ring_fd, .dst_off = 3, .nr = 2 };
+	struct io_uring *ring = &self->ring;
+	static const int from[] = { 0, 1, -1, 0, 1 };
+	struct iovec iov[2];
+	struct mem m;
+	int ret;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	for (int i = 0; i < 2; i++)
+		iov[i] = (struct iovec) { m.p + i * 32 * KB, 32 * KB };
+	ASSERT_EQ(0, ring_buffers_flags(ring, iov, 2,
+					nopin() ? IORING_RSRC_REGISTER_NOPIN : 0));
+	EXPECT_GT(0, ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1));
+	arg.flags = 1 << 1;	/* IORING_REGISTER_DST_REPLACE */
+	ret = ring_register(ring, REGISTER_CLONE_BUFFERS, &arg, 1);
+	if (ret == -EINVAL || ret == -EBUSY)
+		SKIP(return, "no cloning of parts in this kernel");
+	ASSERT_EQ(0, ret);
+	for (int i = 0; i < 5; i++) {
+		char *p = from[i] < 0 ? m.p : iov[from[i]].iov_base;
+
+		ASSERT_EQ(0, target_fill(&self->t, 32 * KB, i, 0));
+		ret = fixed(ring, self->t.fd, false, p, 32 * KB, 0, i, self->sqe_flags);
+		if (from[i] < 0) {
+			EXPECT_EQ(-EFAULT, ret);
+			continue;
+		}
+		EXPECT_EQ(32 * KB, ret);
+		EXPECT_EQ(-1, pat_check(p, 32 * KB, i, 0));
+		EXPECT_EQ(nopin(), buffer_info(ring, i) >= 0);
+	}
+	/* The table goes on as it was */
+	ASSERT_EQ(1, io_uring_register_buffers_update_tag(ring, 2, iov, NULL, 1));
+	EXPECT_EQ(nopin(), buffer_info(ring, 2) >= 0);
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+}
+
 /* Those of later kernels than liburing may know */
 #define OP_READV_FIXED	60
 #define OP_WRITEV_FIXED	61
@@ -547,6 +602,44 @@ TEST_F(ring, vectored)
 	}
 	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
 	EXPECT_EQ(-EFAULT, fixedv(ring, fd, false, iov, 1, 0, self->sqe_flags));
+}
+
+/* More pieces than a request keeps room for: all pages, and not in their order */
+TEST_F(ring, vectored_many)
+{
+	enum { NR = 128, STEP = 37 };
+	struct io_uring *ring = &self->ring;
+	unsigned long pins, pinned, bios;
+	static struct iovec iov[NR];
+	struct mem m;
+
+	if (!has_op(OP_WRITEV_FIXED))
+		SKIP(return, "no IORING_OP_WRITEV_FIXED in this kernel");
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, NR * PAGE));
+	ASSERT_EQ(0, ring_buffer(ring, m.p, m.len));
+	for (int i = 0; i < NR; i++)
+		iov[i] = (struct iovec) { m.p + i * STEP % NR * PAGE, PAGE };
+	pins = vmstat("nr_foll_pin_acquired");
+	pinned = vmstat("nopin_pinned");
+	bios = vmstat("nopin_bio");
+	for (unsigned int round = 0; round < 3; round++) {
+		for (int i = 0; i < NR; i++)
+			pat_fill(iov[i].iov_base, PAGE, round, i * PAGE);
+		ASSERT_EQ(m.len, fixedv(ring, self->t.fd, true, iov, NR, 0,
+					self->sqe_flags));
+		EXPECT_EQ(-1, target_check(&self->t, m.len, round, 0));
+		ASSERT_EQ(0, target_fill(&self->t, m.len, ~round, 0));
+		ASSERT_EQ(m.len, fixedv(ring, self->t.fd, false, iov, NR, 0,
+					self->sqe_flags));
+		for (int i = 0; i < NR; i++)
+			EXPECT_EQ(-1, pat_check(iov[i].iov_base, PAGE, ~round,
+						i * PAGE));
+	}
+	/* Whatever pins there are were taken when the buffer was registered */
+	EXPECT_EQ(vmstat("nopin_pinned") - pinned,
+		  vmstat("nr_foll_pin_acquired") - pins);
+	EXPECT_EQ(nopin(), vmstat("nopin_bio") > bios);
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
 }
 
 /*
@@ -674,6 +767,154 @@ TEST(foreign_gone)
 	EXPECT_EQ(nopin() ? -EFAULT : 16 * KB,
 		  fixed(&ring, t.fd, false, addr, 16 * KB, 0, 0, 0));
 	EXPECT_EQ(-1, byte_check(addr, 64 * KB, GRAB_BYTE));
+}
+
+static int tcp_pair(int socks[2])
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	socklen_t len = sizeof(addr);
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (l < 0 || bind(l, (void *)&addr, len) || listen(l, 1) ||
+	    getsockname(l, (void *)&addr, &len))
+		return -errno;
+	socks[0] = socket(AF_INET, SOCK_STREAM, 0);
+	if (socks[0] < 0 || connect(socks[0], (void *)&addr, len))
+		return -errno;
+	socks[1] = accept(l, NULL, NULL);
+	close(l);
+	return socks[1] < 0 ? -errno : 0;
+}
+
+/* IORING_OP_SEND and IORING_OP_RECV, of a registered buffer */
+static struct io_uring_sqe *sock_queue(struct io_uring *ring, bool send, int fd,
+				       void *buf, size_t len, unsigned int flags)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	if (!sqe)
+		return NULL;
+	io_uring_prep_rw(send ? IORING_OP_SEND : IORING_OP_RECV, sqe, fd, buf, len, 0);
+	sqe->ioprio = IORING_RECVSEND_FIXED_BUF;
+	sqe->buf_index = 0;
+	sqe->msg_flags = MSG_WAITALL;
+	sqe->flags |= flags;
+	return sqe;
+}
+
+static long sock_op(struct io_uring *ring, bool send, int fd, void *buf, size_t len,
+		    unsigned int flags)
+{
+	return sock_queue(ring, send, fd, buf, len, flags) ? one(ring) : -EBUSY;
+}
+
+/* Sockets copy, from the buffer and into it, whatever it is */
+TEST_F_TIMEOUT(ring, send_recv, 60)
+{
+	struct io_uring *ring = &self->ring;
+	unsigned int flags = self->sqe_flags;
+	const size_t len = 48 * KB;
+	unsigned long pins, pinned;
+	struct mem m;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 128 * KB));
+	ASSERT_EQ(0, ring_buffer(ring, m.p, 2 * 64 * KB - PAGE));
+	pins = vmstat("nr_foll_pin_acquired");
+	pinned = vmstat("nopin_pinned");
+	for (int tcp = 0; tcp < 2; tcp++) {
+		char *to = m.p + 64 * KB + 7, *from = m.p + 3;
+		int socks[2];
+		long ret;
+
+		if (tcp ? tcp_pair(socks) : socketpair(AF_UNIX, SOCK_STREAM, 0, socks))
+			SKIP(return, "no socket: %s", strerror(errno));
+		for (int i = 0; i < 8; i++) {
+			pat_fill(from, len, i, 0);
+			memset(to, GRAB_BYTE, len);
+			ret = sock_op(ring, true, socks[0], from, len, flags);
+			if (ret == -EINVAL && !has_op(OP_WRITEV_FIXED))
+				SKIP(return, "this kernel sends no registered buffers");
+			ASSERT_EQ(len, ret);
+			ASSERT_EQ(len, sock_op(ring, false, socks[1], to, len, flags));
+			ASSERT_EQ(-1, pat_check(to, len, i, 0));
+		}
+		/* The reader is first, and waits */
+		for (int i = 8; i < 12; i++) {
+			struct io_uring_cqe *cqe;
+
+			pat_fill(from, len, i, 0);
+			memset(to, GRAB_BYTE, len);
+			ASSERT_NE(NULL, sock_queue(ring, false, socks[1], to, len, flags));
+			ASSERT_EQ(1, submit(ring, 1));
+			usleep(20000);
+			/* A range of addresses, whatever is there: see changed.mapping */
+			if (nopin() && i % 2)
+				ASSERT_EQ(0, madvise(m.p + 64 * KB, 48 * KB,
+						     MADV_DONTNEED));
+			ASSERT_EQ(len, write(socks[0], from, len));
+			ASSERT_EQ(0, io_uring_wait_cqe(ring, &cqe));
+			EXPECT_EQ(len, cqe->res);
+			io_uring_cqe_seen(ring, cqe);
+			EXPECT_EQ(-1, pat_check(to, len, i, 0));
+		}
+		/* Not in the buffer, but mapped; and not mapped for it */
+		for (int send = 0; send < 2; send++) {
+			EXPECT_EQ(-EFAULT, sock_op(ring, send, socks[!send],
+						   m.p + 96 * KB, 32 * KB, flags));
+			EXPECT_EQ(-EFAULT, sock_op(ring, send, socks[!send], m.p - 1, 2,
+						   flags));
+		}
+		if (nopin()) {
+			ASSERT_EQ(0, mprotect(m.p + 64 * KB, PAGE, PROT_NONE));
+			ASSERT_EQ(5, write(socks[0], "hello", 5));
+			EXPECT_EQ(-EFAULT, sock_op(ring, false, socks[1], to, 5, flags));
+			ASSERT_EQ(0, mprotect(m.p + 64 * KB, PAGE,
+					      PROT_READ | PROT_WRITE));
+		}
+		close(socks[0]);
+		close(socks[1]);
+	}
+	EXPECT_EQ(vmstat("nopin_pinned") - pinned,
+		  vmstat("nr_foll_pin_acquired") - pins);
+	ASSERT_EQ(0, io_uring_unregister_buffers(ring));
+}
+
+/* R15, for sockets: the memory of the process that registered the buffer */
+TEST(foreign_send)
+{
+	struct io_uring ring;
+	int socks[2];
+	struct mem m;
+	pid_t pid;
+
+	if (!has_op(OP_WRITEV_FIXED))
+		SKIP(return, "this kernel sends no registered buffers");
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
+	ASSERT_EQ(0, io_uring_queue_init(8, &ring, 0));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 64 * KB));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, m.len));
+	pat_fill(m.p, 32 * KB, 6, 0);
+	memset(m.p + 32 * KB, GRAB_BYTE, 32 * KB);
+	pid = fork();
+	if (!pid) {
+		memset(m.p, 1, m.len);
+		if (sock_op(&ring, true, socks[0], m.p + 5, 16 * KB, 0) != 16 * KB)
+			_exit(1);
+		if (sock_op(&ring, false, socks[1], m.p + 40 * KB + 9, 16 * KB, 0) !=
+		    16 * KB)
+			_exit(2);
+		if (sock_op(&ring, true, socks[0], m.p + 63 * KB, 4 * KB, 0) != -EFAULT)
+			_exit(3);
+		_exit(byte_check(m.p, m.len, 1) >= 0 ? 4 : 0);
+	}
+	EXPECT_EQ(0, child_reap(pid));
+	EXPECT_EQ(-1, pat_check(m.p, 32 * KB, 6, 0));
+	EXPECT_EQ(0, memcmp(m.p + 5, m.p + 40 * KB + 9, 16 * KB));
+	EXPECT_EQ(-1, byte_check(m.p + 32 * KB, 8 * KB + 9, GRAB_BYTE));
+	EXPECT_EQ(-1, byte_check(m.p + 56 * KB + 9, 8 * KB - 9, GRAB_BYTE));
 }
 
 FIXTURE(changed) {
@@ -874,26 +1115,6 @@ TEST_F(changed, other_files)
 	EXPECT_EQ(3, *(uint64_t *)p);
 }
 
-static int tcp_pair(int socks[2])
-{
-	struct sockaddr_in addr = {
-		.sin_family = AF_INET,
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-	};
-	socklen_t len = sizeof(addr);
-	int l = socket(AF_INET, SOCK_STREAM, 0);
-
-	if (l < 0 || bind(l, (void *)&addr, len) || listen(l, 1) ||
-	    getsockname(l, (void *)&addr, &len))
-		return -errno;
-	socks[0] = socket(AF_INET, SOCK_STREAM, 0);
-	if (socks[0] < 0 || connect(socks[0], (void *)&addr, len))
-		return -errno;
-	socks[1] = accept(l, NULL, NULL);
-	close(l);
-	return socks[1] < 0 ? -errno : 0;
-}
-
 /* Once within RLIMIT_MEMLOCK, once beyond it: then the data are copied */
 TEST_F(changed, send_zc)
 {
@@ -934,6 +1155,125 @@ TEST_F(changed, send_zc)
 	}
 }
 
+/* What is sent, of a registered buffer that goes away, until it has been received */
+static ssize_t receive(int sock, char *to, size_t len)
+{
+	size_t got = 0;
+
+	while (got < len) {
+		ssize_t n = read(sock, to + got, len - got);
+
+		if (n <= 0)
+			return n ? -errno : (ssize_t)got;
+		got += n;
+	}
+	return got;
+}
+
+/* All completions of a zero-copy send, until the kernel is done with the memory */
+static long zc_end(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	long res = -ENODATA;
+	bool more;
+
+	do {
+		int ret = io_uring_wait_cqe(ring, &cqe);
+
+		if (ret)
+			return ret;
+		more = cqe->flags & IORING_CQE_F_MORE;
+		if (!(cqe->flags & IORING_CQE_F_NOTIF))
+			res = cqe->res;
+		io_uring_cqe_seen(ring, cqe);
+	} while (more);
+	return res;
+}
+
+/*
+ * The memory is thrown away, and used by somebody else, while most of it waits to be
+ * sent. Before that it is changed, in a round of its own: what arrives must have
+ * changed, or else the data were copied, and this says nothing.
+ */
+TEST_F_TIMEOUT(changed, send_zc_gone, 60)
+{
+	enum { SEND = MB, ROOM = 4 * MB };
+	struct io_uring *ring = &self->ring;
+	char *p = self->p, *back = malloc(SEND);
+	int socks[2], room = ROOM;
+	struct grab grab;
+
+	pin_to_cpu(0);
+	ASSERT_EQ(0, grab_init(&grab, MEM_ANON, 2 * SEND));
+	if (tcp_pair(socks))
+		SKIP(return, "no TCP to this machine");
+	ASSERT_EQ(0, setsockopt(socks[0], SOL_SOCKET, SO_SNDBUFFORCE, &room,
+				sizeof(room)));
+	for (int round = 0; round < 2; round++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+		pat_fill(p, SEND, round, 0);
+		io_uring_prep_send_zc_fixed(sqe, socks[0], p, SEND, 0, 0, 0);
+		ASSERT_EQ(1, io_uring_submit(ring));
+		usleep(50000);
+		if (!round)
+			memset(p, GRAB_BYTE, SEND);
+		else
+			ASSERT_EQ(0, madvise(p, SEND, MADV_DONTNEED));
+		if (round)
+			ASSERT_EQ(0, grab_fill(&grab));
+		ASSERT_EQ(SEND, receive(socks[1], back, SEND));
+		ASSERT_EQ(SEND, zc_end(ring));
+		if (!round && pat_check(back, SEND, round, 0) < 0)
+			SKIP(return, "the socket has copied all of it");
+		if (round)
+			EXPECT_EQ(-1, pat_check(back, SEND, round, 0));
+	}
+	EXPECT_EQ(-1, grab_check(&grab));
+	grab_exit(&grab);
+}
+
+/* Several pieces in one message */
+TEST_F(changed, sendmsg_zc)
+{
+	struct io_uring *ring = &self->ring;
+	char *p = self->p, back[16 * KB];
+	int socks[2] = { -1, -1 };
+	bool bad = false;
+
+	if (!has_op(OP_WRITEV_FIXED))
+		SKIP(return, "no pieces of registered buffers in this kernel");
+	if (tcp_pair(socks))
+		SKIP(return, "no TCP to this machine");
+	for (int round = 0; round < 6; round++) {
+		struct iovec iov[3] = {
+			{ p + 100 * KB + 3, 5 * KB }, { p + 8 * KB, 8 * KB + 8 },
+			{ p + MB, 3 * KB - 8 },
+		};
+		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 3 };
+		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+		off_t pos = 0;
+
+		/* In one round a piece is not in the buffer */
+		bad = round == 3;
+		if (bad)
+			iov[1].iov_base = self->m.p + LEN - PAGE;
+		for (int i = 0; i < 3 && !bad; pos += iov[i++].iov_len)
+			pat_fill(iov[i].iov_base, iov[i].iov_len, round, pos);
+		io_uring_prep_rw(IORING_OP_SENDMSG_ZC, sqe, socks[0], &msg, 1, 0);
+		sqe->ioprio = IORING_RECVSEND_FIXED_BUF;
+		sqe->buf_index = 0;
+		ASSERT_EQ(1, io_uring_submit(ring));
+		if (bad) {
+			EXPECT_EQ(-EFAULT, zc_end(ring));
+			continue;
+		}
+		ASSERT_EQ(16 * KB, receive(socks[1], back, 16 * KB));
+		EXPECT_EQ(-1, pat_check(back, 16 * KB, round, 0));
+		EXPECT_EQ(16 * KB, zc_end(ring));
+	}
+}
+
 /* NVMe commands that the program makes itself */
 TEST(passthrough)
 {
@@ -959,6 +1299,77 @@ TEST(passthrough)
 		ASSERT_EQ(0, one(&ring));
 		EXPECT_EQ(-1, pat_check(m.p + 16 * KB, 16 * KB, round, 0));
 	}
+}
+
+/*
+ * The same, of several pieces. The device wants all but the first to begin, and all
+ * but the last to end, at a page: others are copied.
+ */
+TEST(passthrough_vectored)
+{
+	static const struct {
+		size_t off[3], len[3];
+	} kases[] = {
+		{ { 32 * KB, 0, 16 * KB }, { 8 * KB, 4 * KB, 4 * KB } },
+		{ { 8 * KB - 512, 40 * KB, 12 * KB }, { 512, 4 * KB, 3584 } },
+		{ { 512, 40 * KB + 512, 20 * KB + 512 }, { 1024, 512, 2560 } },
+	};
+	unsigned long pins, pinned, bios;
+	struct io_uring ring;
+	struct nvme_ns ns;
+	struct target t;
+	struct mem m;
+
+	NEED("NOPIN_RAW");
+	if (nvme_open(&ns, getenv("NOPIN_RAW")))
+		SKIP(return, "%s takes no NVMe commands", getenv("NOPIN_RAW"));
+	if (!has_op(OP_WRITEV_FIXED))
+		SKIP(return, "no pieces of registered buffers in this kernel");
+	ASSERT_EQ(0, target_open(&t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(4, &ring, IORING_SETUP_SQE128 |
+					 IORING_SETUP_CQE32));
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 128 * KB));
+	ASSERT_EQ(0, ring_buffer(&ring, m.p, 64 * KB));
+	pins = vmstat("nr_foll_pin_acquired");
+	pinned = vmstat("nopin_pinned");
+	bios = vmstat("nopin_bio");
+	for (unsigned int i = 0; i < 2 * (ARRAY_SIZE(kases) + 1); i++) {
+		/* In the last two rounds a piece is not in the buffer */
+		bool write = i % 2, bad = i / 2 == ARRAY_SIZE(kases);
+		const typeof(kases[0]) *k = &kases[bad ? 0 : i / 2];
+		struct io_uring_sqe *sqe;
+		struct nvme_uring_cmd *cmd;
+		struct iovec iov[3];
+		size_t len = 0;
+
+		memset(m.p, GRAB_BYTE, m.len);
+		for (int j = 0; j < 3; j++) {
+			iov[j] = (struct iovec) { m.p + k->off[j], k->len[j] };
+			pat_fill(iov[j].iov_base, iov[j].iov_len, write ? i : ~i, len);
+			len += iov[j].iov_len;
+		}
+		if (bad)
+			iov[1].iov_base = m.p + 64 * KB;
+		ASSERT_EQ(0, target_fill(&t, len, write ? ~i : i, 0));
+		sqe = nvme_queue(&ring, &ns, write, iov, len, 0);
+		ASSERT_NE(NULL, sqe);
+		sqe->cmd_op = NVME_URING_CMD_IO_VEC;
+		sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+		cmd = (void *)sqe->cmd;
+		cmd->data_len = 3;	/* of the vector */
+		ASSERT_EQ(bad ? -EFAULT : 0, one(&ring));
+		EXPECT_EQ(-1, target_check(&t, len, write && bad ? ~i : i, 0));
+		len = 0;
+		for (int j = 0; j < 3 && !bad; len += iov[j++].iov_len) {
+			EXPECT_EQ(-1, pat_check(iov[j].iov_base, iov[j].iov_len, i, len))
+				TH_LOG("round %u, piece %d", i, j);
+		}
+		EXPECT_EQ(-1, byte_check(m.p + 64 * KB, 64 * KB, GRAB_BYTE));
+	}
+	EXPECT_EQ(vmstat("nopin_pinned") - pinned,
+		  vmstat("nr_foll_pin_acquired") - pins);
+	/* Some are copied */
+	EXPECT_EQ(nopin(), vmstat("nopin_bio") >= bios + 4);
 }
 
 /* Giving up a buffer with I/O in flight: the I/O ends first, and is right */
@@ -1090,6 +1501,106 @@ TEST(many_large)
 	start = now_ms();
 	EXPECT_EQ(0, buffer_info(&ring, nr - 1));
 	EXPECT_GT(start + 5 * NO_WAIT_MS, now_ms());
+}
+
+/* Where the address is, from the beginning of a large buffer */
+#define BORDER		(16 * MB - 512)
+
+FIXTURE(large) {
+	struct target t;
+	struct io_uring ring;
+	char *p;
+	size_t len;
+};
+
+FIXTURE_SETUP(large)
+{
+	char *map;
+	int ret;
+
+	NEED("NOPIN_RAW");
+	ASSERT_EQ(0, target_open(&self->t, "NOPIN_RAW", 0));
+	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));
+	self->len = (nopin() ? 5 * GB : GB) + 32 * MB + 512;
+	map = space_get(self->len + GB, GB);
+	ASSERT_NE(MAP_FAILED, map);
+	self->p = map + GB - BORDER;
+	ASSERT_EQ(map + GB - 16 * MB,
+		  mmap(map + GB - 16 * MB, self->len + 2 * PAGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0));
+	ASSERT_EQ(0, madvise(map + GB - 16 * MB, self->len + 2 * PAGE, MADV_HUGEPAGE));
+	ret = ring_buffer(&self->ring, self->p, self->len);
+	if (ret == -EFAULT && !has_op(OP_READV_FIXED))
+		SKIP(return, "this kernel registers no more than 1 GiB");
+	if (ret == -ENOMEM && !nopin())
+		SKIP(return, "pins: not enough memory");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(large)
+{
+}
+
+/*
+ * More than 1 GiB, with an address divisible by 1 GiB in it. With pins, all of it has to
+ * be there: huge pages take less time.
+ */
+TEST_F_TIMEOUT(large, ends, 120)
+{
+	struct io_uring *ring = &self->ring;
+	char *p = self->p;
+	const size_t at[] = {
+		0, BORDER - 8 * KB, GB - 8 * KB, GB, self->len - 16 * KB,
+		/* A part of a block at the end */
+		self->len - 16 * KB + 512,
+	};
+
+	for (unsigned int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
+			size_t len = self->len - at[i];
+			uint64_t seed = round * 10 + i;
+
+			if (len > 16 * KB)
+				len = 16 * KB;
+			pat_fill(p + at[i], len, seed, 0);
+			ASSERT_EQ(len, fixed(ring, self->t.fd, true, p + at[i], len,
+					     0, 0, 0));
+			EXPECT_EQ(-1, target_check(&self->t, len, seed, 0));
+			ASSERT_EQ(0, target_fill(&self->t, len, ~seed, 0));
+			ASSERT_EQ(len, fixed(ring, self->t.fd, false, p + at[i], len,
+					     0, 0, 0));
+			EXPECT_EQ(-1, pat_check(p + at[i], len, ~seed, 0))
+				TH_LOG("at %zu", at[i]);
+		}
+	}
+	/* Mapped, but not in the buffer */
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, p + self->len - 512, 1024, 0, 0,
+				 0));
+	EXPECT_EQ(-EFAULT, fixed(ring, self->t.fd, false, p + self->len, 512, 0, 0, 0));
+}
+
+/* From one end to the other in one request */
+TEST_F_TIMEOUT(large, vectored, 120)
+{
+	char *p = self->p;
+	struct iovec iov[] = {
+		{ p + self->len - 8 * KB, 8 * KB }, { p + GB - 4 * KB, 8 * KB },
+		{ p, 4 * KB }, { p + BORDER - 4 * KB, 8 * KB },
+	};
+	off_t pos = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(iov); pos += iov[i++].iov_len)
+		pat_fill(iov[i].iov_base, iov[i].iov_len, 4, pos);
+	ASSERT_EQ(pos, fixedv(&self->ring, self->t.fd, true, iov, ARRAY_SIZE(iov), 0, 0));
+	EXPECT_EQ(-1, target_check(&self->t, pos, 4, 0));
+	ASSERT_EQ(0, target_fill(&self->t, pos, 5, 0));
+	ASSERT_EQ(pos, fixedv(&self->ring, self->t.fd, false, iov, ARRAY_SIZE(iov), 0, 0));
+	pos = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(iov); pos += iov[i++].iov_len)
+		EXPECT_EQ(-1, pat_check(iov[i].iov_base, iov[i].iov_len, 5, pos));
+	iov[0].iov_len += 512;
+	EXPECT_EQ(-EFAULT, fixedv(&self->ring, self->t.fd, false, iov, ARRAY_SIZE(iov), 0,
+				  0));
 }
 
 /* The administrator's choice, for programs that do not know the flag */

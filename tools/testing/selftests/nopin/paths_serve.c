@@ -5,18 +5,23 @@
  *
  *	paths_serve nbd /dev/nbdN	until somebody disconnects it
  *	paths_serve ublk N		/dev/ublkbN, until the process ends
+ *	paths_serve ublk N DISK		the same, which has the data on DISK, and never
+ *					copies them. Ends with 77 if ublk cannot do that
  *	paths_serve fuse DIRECTORY	a file "data" with FOPEN_DIRECT_IO
  *	paths_serve encrypt DIRECTORY	make it, with a key for what will be in it
  */
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/fscrypt.h>
 #include <linux/fuse.h>
 #include <linux/nbd.h>
 #include <linux/ublk_cmd.h>
 #include <liburing.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +31,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define SECTOR		512
@@ -119,6 +125,14 @@ static int run_nbd(const char *path)
 
 #define UBLK_DEPTH	8
 
+/* The headers may be older than the kernel */
+#ifndef UBLK_F_AUTO_BUF_REG
+#define UBLK_F_AUTO_BUF_REG	(1ULL << 11)
+#endif
+#define NO_ZERO_COPY	77
+/* In user_data: the answer of the disk, not a request */
+#define UBLK_OF_DISK	0x10000U
+
 /* A command; of which kind is for the caller to fill in */
 static struct io_uring_sqe *ublk_command(struct io_uring *ring, int fd,
 					 unsigned int op)
@@ -162,7 +176,10 @@ static int ublk_control_wait(struct io_uring *ring)
 	return ret;
 }
 
-/* Tell the result of the request before, if there was one, and ask for the next */
+/*
+ * Tell the result of the request before, if there was one, and ask for the next. Without
+ * @data, the ring's buffer of index @tag will have the pages of that one.
+ */
 static void ublk_next(struct io_uring *ring, int fd, unsigned int op,
 		      unsigned int tag, int result, char *data)
 {
@@ -170,9 +187,49 @@ static void ublk_next(struct io_uring *ring, int fd, unsigned int op,
 	struct ublksrv_io_cmd *cmd = (void *)sqe->cmd;
 
 	sqe->user_data = tag;
+	if (!data)
+		sqe->addr = tag;
 	cmd->tag = tag;
 	cmd->result = result;
 	cmd->addr = (unsigned long)data;
+}
+
+/* Let the disk work on the pages of a request; false if it is no read or write */
+static bool ublk_pass_on(struct io_uring *ring, const struct ublksrv_io_desc *d,
+			 unsigned int tag, int disk_fd)
+{
+	unsigned int op = ublksrv_get_op(d);
+	struct io_uring_sqe *sqe;
+
+	if (op != UBLK_IO_OP_READ && op != UBLK_IO_OP_WRITE)
+		return false;
+	sqe = io_uring_get_sqe(ring);
+	if (!sqe)
+		die("io_uring");
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	/* The address is an offset in the request */
+	if (op == UBLK_IO_OP_READ)
+		io_uring_prep_read_fixed(sqe, disk_fd, NULL, d->nr_sectors * SECTOR,
+					 d->start_sector * SECTOR, tag);
+	else
+		io_uring_prep_write_fixed(sqe, disk_fd, NULL, d->nr_sectors * SECTOR,
+					  d->start_sector * SECTOR, tag);
+	sqe->user_data = tag | UBLK_OF_DISK;
+	return true;
+}
+
+/* An empty table of buffers. With or without pins: these are pages of the kernel */
+static int ublk_table(struct io_uring *ring)
+{
+	struct io_uring_rsrc_register rr = {
+		.nr = UBLK_DEPTH,
+		.flags = IORING_RSRC_REGISTER_SPARSE | 2, /* IORING_RSRC_REGISTER_NOPIN */
+	};
+
+	if (!syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_BUFFERS2,
+		     &rr, sizeof(rr)))
+		return 0;
+	return io_uring_register_buffers_sparse(ring, UBLK_DEPTH);
 }
 
 static int ublk_io(const struct ublksrv_io_desc *d, char *data)
@@ -196,7 +253,7 @@ static int ublk_io(const struct ublksrv_io_desc *d, char *data)
 	return -EOPNOTSUPP;
 }
 
-static int run_ublk(int id)
+static int run_ublk(int id, const char *disk_name)
 {
 	struct ublksrv_ctrl_dev_info info = {
 		.nr_hw_queues		= 1,
@@ -220,8 +277,8 @@ static int run_ublk(int id)
 	struct io_uring control, ring;
 	const struct ublksrv_io_desc *desc;
 	char *data = memory(UBLK_DEPTH * MAX_IO);
+	int ctl, fd, disk_fd = -1;
 	char path[32];
-	int ctl, fd;
 
 	ctl = open("/dev/ublk-control", O_RDWR);
 	if (ctl < 0)
@@ -229,9 +286,28 @@ static int run_ublk(int id)
 	if (io_uring_queue_init(4, &control, IORING_SETUP_SQE128) ||
 	    io_uring_queue_init(UBLK_DEPTH, &ring, IORING_SETUP_SQE128))
 		die("io_uring");
+	if (disk_name) {
+		uint64_t size;
+
+		disk_fd = open(disk_name, O_RDWR | O_DIRECT);
+		if (disk_fd < 0 || ioctl(disk_fd, BLKGETSIZE64, &size))
+			die(disk_name);
+		params.basic.dev_sectors = size / SECTOR;
+		info.flags = UBLK_F_AUTO_BUF_REG;
+		if (ublk_table(&ring))
+			die("table of buffers");
+		/* What a server that has ended has left */
+		if (!ublk_control(&control, ctl, id, UBLK_CMD_DEL_DEV, NULL, 0, 0))
+			ublk_control_wait(&control);
+	}
 	if (ublk_control(&control, ctl, id, UBLK_CMD_ADD_DEV, &info, sizeof(info), 0) ||
 	    ublk_control_wait(&control))
 		die("ADD_DEV");
+	if (disk_name && !(info.flags & UBLK_F_AUTO_BUF_REG)) {
+		if (!ublk_control(&control, ctl, id, UBLK_CMD_DEL_DEV, NULL, 0, 0))
+			ublk_control_wait(&control);
+		return NO_ZERO_COPY;
+	}
 	if (ublk_control(&control, ctl, id, UBLK_CMD_SET_PARAMS, &params,
 			 sizeof(params), 0) ||
 	    ublk_control_wait(&control))
@@ -245,7 +321,8 @@ static int run_ublk(int id)
 	if (desc == MAP_FAILED)
 		die("mmap of the queue");
 	for (int i = 0; i < UBLK_DEPTH; i++)
-		ublk_next(&ring, fd, UBLK_IO_FETCH_REQ, i, 0, data + i * MAX_IO);
+		ublk_next(&ring, fd, UBLK_IO_FETCH_REQ, i, 0,
+			  disk_name ? NULL : data + i * MAX_IO);
 	io_uring_submit(&ring);
 	/* Ends when the first requests, which look for partitions, have been served */
 	if (ublk_control(&control, ctl, id, UBLK_CMD_START_DEV, NULL, 0, getpid()))
@@ -253,22 +330,31 @@ static int run_ublk(int id)
 	for (;;) {
 		struct io_uring_cqe *cqe;
 		unsigned int tag;
+		bool passed;
 		int ret = io_uring_wait_cqe(&ring, &cqe);
 
 		if (ret == -EINTR)
 			continue;
 		if (ret)
 			return 1;
-		tag = cqe->user_data;
+		tag = cqe->user_data & ~UBLK_OF_DISK;
+		passed = cqe->user_data & UBLK_OF_DISK;
 		ret = cqe->res;
 		io_uring_cqe_seen(&ring, cqe);
-		if (ret != UBLK_IO_RES_OK) {
+		if (!passed && ret != UBLK_IO_RES_OK) {
 			errno = -ret;
 			die("ublk");
 		}
-		ret = ublk_io(&desc[tag], data + tag * MAX_IO);
+		if (disk_name && !passed) {
+			if (ublk_pass_on(&ring, &desc[tag], tag, disk_fd)) {
+				io_uring_submit(&ring);
+				continue;
+			}
+		}
+		if (!passed)
+			ret = ublk_io(&desc[tag], data + tag * MAX_IO);
 		ublk_next(&ring, fd, UBLK_IO_COMMIT_AND_FETCH_REQ, tag, ret,
-			  data + tag * MAX_IO);
+			  disk_name ? NULL : data + tag * MAX_IO);
 		io_uring_submit(&ring);
 	}
 }
@@ -420,17 +506,19 @@ static int run_encrypt(const char *dir)
 
 int main(int argc, char **argv)
 {
+	if (argc == 4 && !strcmp(argv[1], "ublk"))
+		return run_ublk(atoi(argv[2]), argv[3]);
 	if (argc == 3) {
 		disk = memory(DISK_SIZE);
 		if (!strcmp(argv[1], "nbd"))
 			return run_nbd(argv[2]);
 		if (!strcmp(argv[1], "ublk"))
-			return run_ublk(atoi(argv[2]));
+			return run_ublk(atoi(argv[2]), NULL);
 		if (!strcmp(argv[1], "fuse"))
 			return run_fuse(argv[2]);
 		if (!strcmp(argv[1], "encrypt"))
 			return run_encrypt(argv[2]);
 	}
-	fprintf(stderr, "usage: paths_serve nbd|ublk|fuse|encrypt WHERE\n");
+	fprintf(stderr, "usage: paths_serve nbd|ublk|fuse|encrypt WHERE [DISK]\n");
 	return 2;
 }

@@ -26,6 +26,7 @@
 #	--disk nvme,size=80M,iops=200		raw, where passthrough takes its time
 #	--pmem 320M				file systems with DAX
 #	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M"
+#	--append "scsi_debug.dif=1 scsi_debug.dix=1"	disks with protection information
 #
 # The disks are told apart by their sizes. Elsewhere name them in
 # NOPIN_DISK_EXT4, NOPIN_DISK_XFS, NOPIN_RAW, NOPIN_SLOW (with NOPIN_SLOW_IOPS),
@@ -36,7 +37,7 @@ set -u
 
 programs="integrity errors selfmap nowait accounting saturate lifetime starve
 	dirty reclaim switch churn fixed aging writeback throttle pressure passthrough
-	matrix dax edges failing nomem moment breaks"
+	matrix dax edges failing nomem moment breaks protect"
 here=$(dirname "$(readlink -f "$0")")
 mnt=/tmp/nopin
 nopin=/sys/kernel/mm/nopin
@@ -59,6 +60,8 @@ if [ -z "${NOPIN_BIN:-}" ]; then
 	NOPIN_BIN=$here
 	[ -x "$here/integrity" ] || NOPIN_BIN=$here/../../../../build/selftests
 fi
+# For a server that a test starts
+export NOPIN_BIN
 
 mode=nopin
 list=

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <dirent.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -137,6 +138,71 @@ void slow_close(struct slow *s)
 	ioq_exit(&s->junk);
 	munmap(s->scratch, SLOW_JUNK * PAGE);
 	target_close(&s->t);
+}
+
+/* ---- scsi_debug ---- */
+
+/* Waits for the name of a disk of scsi_debug, or for there being none */
+static int sdebug_find(char *name, size_t len, bool there)
+{
+	char path[300], model[64];
+	uint64_t end = now_ms() + 20000;
+
+	do {
+		DIR *dir = opendir("/sys/block");
+		bool found = false;
+		struct dirent *d;
+
+		while (dir && (d = readdir(dir))) {
+			snprintf(path, sizeof(path), "/sys/block/%s/device/model",
+				 d->d_name);
+			if (sysfs_read(path, model, sizeof(model)) ||
+			    strncmp(model, "scsi_debug", 10))
+				continue;
+			found = true;
+			snprintf(name, len, "%.32s", d->d_name);
+		}
+		if (dir)
+			closedir(dir);
+		if (found == there)
+			return 0;
+		usleep(20000);
+	} while (now_ms() < end);
+	return -ETIME;
+}
+
+bool sdebug_there(void)
+{
+	return !access(SDEBUG "add_host", W_OK);
+}
+
+int sdebug_add(char *name, size_t len)
+{
+	char path[64];
+	int ret = sysfs_write(SDEBUG "ndelay", "0") ?: sysfs_write(SDEBUG "opts", "0") ?:
+		  sysfs_write(SDEBUG "add_host", "1") ?: sdebug_find(name, len, true);
+
+	snprintf(path, sizeof(path), "/dev/%.32s", name);
+	for (int i = 0; i < 500 && !ret; i++) {
+		int fd = open(path, O_RDWR);
+
+		if (fd >= 0) {
+			close(fd);
+			return 0;
+		}
+		usleep(10000);
+	}
+	return ret ?: -ENOENT;
+}
+
+void sdebug_remove(void)
+{
+	char name[64];
+
+	sysfs_write(SDEBUG "opts", "0");
+	sysfs_write(SDEBUG "ndelay", "0");
+	sysfs_write(SDEBUG "add_host", "-1");
+	sdebug_find(name, sizeof(name), false);
 }
 
 /* ---- files as the disk has them ---- */

@@ -42,6 +42,15 @@ int slow_open(struct slow *s, const char *env);
 int slow_prime(struct slow *s, bool write, unsigned int head_ms);
 void slow_close(struct slow *s);
 
+/*
+ * A disk that scsi_debug makes, in memory: one at a time. Its name is that in /sys/block
+ */
+#define SDEBUG		"/sys/bus/pseudo/drivers/scsi_debug/"
+
+bool sdebug_there(void);
+int sdebug_add(char *name, size_t len);
+void sdebug_remove(void);
+
 /* The position on the disk of each page of a file, 0 if it has none. @sync writes it first */
 int file_blocks(int fd, uint64_t *at, size_t nr, bool sync);
 /* Reads the pages from there. Those without a position are zeros */

@@ -51,5 +51,6 @@ exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
 	--disk nvme,size=80M,iops=200 \
 	$pmem \
 	--append "hugepagesz=1G hugepages=1 nvme.poll_queues=1 null_blk.nr_devices=0 cma=64M" \
+	--append "scsi_debug.dif=1 scsi_debug.dix=1" \
 	--timeout 2700 ${VM_RUN-} -- \
 	env NOPIN_BIN="$bin" "$here/run.sh" "$mode" "$@"
