@@ -20,12 +20,11 @@ struct seq_file;
 
 bool io_nopin_flag_allowed(void);
 void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags);
-int io_nopin_may_register(const struct iovec *iov);
-struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
-				 unsigned long addr, size_t len,
-				 unsigned int *nr);
-void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
-		   unsigned int nr, u64 addr, size_t len);
+struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
+				    const struct iovec *iov);
+struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+				    struct mm_struct *mm, int ddir, u64 addr,
+				    size_t len);
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu);
 

@@ -22,7 +22,9 @@ int io_nopin_import_vec(struct io_kiocb *req, struct iov_iter *iter,
 			const struct iovec *iov, unsigned int nr, int ddir,
 			unsigned int issue_flags);
 
-/* In rsrc.c */
+/* What nopin.c needs of nopin_rsrc.c and rsrc.c */
+void io_nopin_set_mm(struct io_mapped_ubuf *imu, struct mm_struct *mm);
+void io_nopin_set_pinned(struct io_mapped_ubuf *imu, int ddir);
 struct io_mapped_ubuf *io_nopin_alloc_imu(struct io_ring_ctx *ctx, int nr_bvecs);
 void io_nopin_free_imu(struct io_ring_ctx *ctx, struct io_mapped_ubuf *imu);
 int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
