@@ -34,12 +34,6 @@ static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
 	return ctx->nopin_table;
 }
 
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src)
-{
-	ctx->nopin_table = src->nopin_table;
-}
-
 #else /* !CONFIG_NOPIN */
 
 #define IO_RSRC_NOPIN_FLAGS	0
@@ -62,9 +56,6 @@ static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
 {
 	return false;
 }
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src) { }
 
 static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
 {

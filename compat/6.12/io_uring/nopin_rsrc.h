@@ -30,6 +30,13 @@ static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 	return ctx->user_bufs;
 }
 
+/* A ring without buffers gets all of another one */
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src)
+{
+	ctx->nopin_table = src->nopin_table;
+}
+
 /* A buffer is pinned */
 static inline void io_nopin_init(struct io_mapped_ubuf *imu)
 {
@@ -140,6 +147,9 @@ static inline int io_nopin_import(int ddir, struct iov_iter *iter,
 {
 	return io_import_fixed(ddir, iter, imu, addr, len);
 }
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src) { }
 
 static inline void io_nopin_init(struct io_mapped_ubuf *imu) { }
 static inline void io_nopin_put(struct io_mapped_ubuf *imu) { }

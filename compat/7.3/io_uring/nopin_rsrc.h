@@ -35,6 +35,18 @@ static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 	return ctx->buf_table.nr;
 }
 
+/*
+ * A ring gets buffers of another one, at @off to @end of its table. If it keeps buffers
+ * of its own, it keeps its way to register them.
+ */
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src,
+					unsigned int off, unsigned int end)
+{
+	if (!io_nopin_has_table(ctx) || (!off && end >= ctx->buf_table.nr))
+		ctx->nopin_table = src->nopin_table;
+}
+
 /* Is it a range of addresses rather than a set of pages? */
 static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
 {
@@ -90,6 +102,10 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 }
 
 #else /* !CONFIG_NOPIN */
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src,
+					unsigned int off, unsigned int end) { }
 
 static inline struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
 						     const struct iovec *iov)
