@@ -246,28 +246,14 @@ static bool nopin_in_use(struct nopin_chunk *chunk, atomic64_t *word,
 	 * Acquire: what the I/O did to the page comes before what the caller
 	 * does to it.
 	 */
-	return atomic64_read_acquire(word) & mask &
+	return atomic64_read_acquire(word) & mask & NOPIN_COUNTS &
 	       ~nopin_pinned_bytes(chunk, page, dir);
 }
 
 /*
- * Wait until these pages of a word are idle or pinned; nopin_exit_wake() and
- * nopin_pin() wake us. Returns what is left of the timeout, at least 1, or 0 if
- * they are still in use.
- */
-static long nopin_wait_idle(struct nopin_chunk *chunk, atomic64_t *word,
-			    enum nopin_dir dir, u64 mask, long timeout)
-{
-	if (!nopin_in_use(chunk, word, dir, mask))
-		return timeout;
-	return wait_event_timeout(chunk->range->wait,
-				  !nopin_in_use(chunk, word, dir, mask),
-				  timeout);
-}
-
-/*
- * Wait until the pages are idle or pinned; returns whether they are. They are
- * closed, so no bio enters them meanwhile, and it is enough to find each idle once.
+ * Wait until the pages are idle or pinned; nopin_exit_wake() and nopin_pin() wake
+ * us. Returns whether they are. They are closed, so no bio enters them meanwhile, and
+ * it is enough to find each idle once.
  */
 static bool nopin_drain(struct nopin_range *range, unsigned int first,
 			unsigned int end, unsigned int dirs, long timeout)
@@ -286,8 +272,10 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 
 		while (timeout && (word = nopin_next_used(range, &page, end, dir,
 							  &mask, &chunk)))
-			timeout = nopin_wait_idle(chunk, word, dir,
-						  mask & NOPIN_COUNTS, timeout);
+			timeout = wait_event_timeout(range->wait,
+						     !nopin_in_use(chunk, word,
+								   dir, mask),
+						     timeout);
 	}
 
 	spin_lock(&range->lock);

@@ -112,9 +112,11 @@ static void nopin_chunk_free_rcu(struct rcu_head *rcu)
 static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 					     unsigned int page)
 {
-	struct nopin_chunk *chunk = nopin_cache_alloc(nopin_chunk_cache);
+	struct nopin_chunk *chunk;
 	unsigned int dir, i;
 
+	chunk = kmem_cache_alloc_lru(nopin_chunk_cache, &nopin_lru,
+				     GFP_KERNEL | __GFP_ZERO);
 	if (!chunk)
 		return NULL;
 	chunk->bvec = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*chunk->bvec),
@@ -123,6 +125,7 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 		kmem_cache_free(nopin_chunk_cache, chunk);
 		return NULL;
 	}
+	INIT_LIST_HEAD(&chunk->lru);
 	chunk->range = range;
 	chunk->index = page / NOPIN_CHUNK_PAGES;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
@@ -534,7 +537,7 @@ void nopin_range_destroy(struct nopin_range *range)
 	spin_lock(&range->lock);
 	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->slot[i].chunk)
-			nopin_cache_drop(range->slot[i].chunk);
+			list_lru_del_obj(&nopin_lru, &range->slot[i].chunk->lru);
 	spin_unlock(&range->lock);
 	nopin_range_put(range);
 }
