@@ -62,9 +62,9 @@ static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
 }
 
 /*
- * The next chunk with pages from *@page to @end, which are its pages from *@start to
- * *@stop. Moves *@page on behind them. NULL if there is none. With the range lock
- * held, or within rcu_read_lock().
+ * Find the next chunk that has any of the pages from *@page to @end. Set *@start and
+ * *@stop to where they begin and end in the chunk, and move *@page on behind them.
+ * NULL if there is none. With the range lock held, or within rcu_read_lock().
  */
 static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 				       unsigned int *page, unsigned int end,

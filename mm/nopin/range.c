@@ -156,7 +156,7 @@ static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 	spin_lock(&range->lock);
 	if (!slot->chunk) {
 		nopin_cache_add(chunk);
-		/* Nobody uses the last one: all pages of the chunk were idle */
+		/* No bio uses that of a chunk that was freed: its pages were idle */
 		slot->bvec = chunk->bvec;
 		/* Pairs with the smp_load_acquire() in nopin_chunk_at() */
 		smp_store_release(&slot->chunk, chunk);
@@ -523,8 +523,8 @@ void nopin_range_put(struct nopin_range *range)
  * @range: the range
  *
  * No new I/O may use @range. Earlier I/O has lowered all counts, but its calls of
- * nopin_exit() may not have returned yet; for pages that are pinned they may be
- * yet to come.
+ * nopin_exit() may not have returned yet. For pages that are pinned on its behalf,
+ * these calls may not even have begun.
  *
  * Context: Process context, may sleep.
  */

@@ -19,7 +19,7 @@ int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 		     int ddir, u64 addr, size_t len);
 void io_nopin_release(struct io_mapped_ubuf *imu);
 
-/* What nopin.c needs of them */
+/* What nopin.c needs of nopin_rsrc.c */
 struct io_mapped_ubuf *io_nopin_alloc_imu(struct io_ring_ctx *ctx, int nr_bvecs);
 void io_nopin_free_imu(struct io_ring_ctx *ctx, struct io_mapped_ubuf *imu);
 int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
