@@ -30,14 +30,18 @@
 #include "rsrc.h"
 
 /**
- * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
+ * io_nopin_flags - may a program use IORING_RSRC_REGISTER_NOPIN?
+ * @type: what it registers: IORING_RSRC_BUFFER, or something else
  *
- * Return: whether it may. If not, it gets -EINVAL, as from a kernel that does not
- * know the flag.
+ * Return: the flag if it may, or else 0: then it gets -EINVAL, as from a kernel that
+ * does not know the flag.
  */
-bool io_nopin_flag_allowed(void)
+unsigned int io_nopin_flags(unsigned int type)
 {
-	return READ_ONCE(nopin_io_uring) != NOPIN_IO_URING_PIN;
+	if (type != IORING_RSRC_BUFFER ||
+	    READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_PIN)
+		return 0;
+	return IORING_RSRC_REGISTER_NOPIN;
 }
 
 /**

@@ -16,9 +16,7 @@ struct seq_file;
 
 #ifdef CONFIG_NOPIN
 
-#define IO_RSRC_NOPIN_FLAGS	IORING_RSRC_REGISTER_NOPIN
-
-bool io_nopin_flag_allowed(void);
+unsigned int io_nopin_flags(unsigned int type);
 void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags);
 struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
 				    const struct iovec *iov);
@@ -36,11 +34,9 @@ static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
 
 #else /* !CONFIG_NOPIN */
 
-#define IO_RSRC_NOPIN_FLAGS	0
-
-static inline bool io_nopin_flag_allowed(void)
+static inline unsigned int io_nopin_flags(unsigned int type)
 {
-	return false;
+	return 0;
 }
 
 static inline void io_nopin_set_table(struct io_ring_ctx *ctx,
