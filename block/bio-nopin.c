@@ -217,10 +217,10 @@ static size_t bio_nopin_trim(struct bio *bio, size_t size,
 /* For bios for which bio_nopin_vecs() allocated none */
 static void bio_nopin_alloc_vecs(struct bio *bio)
 {
-	/* This waits, but does not fail. bio_free() knows by their number */
+	/* Waits, but does not fail. bio_free() tells by bi_max_vecs how to free it */
 	bio->bi_io_vec = mempool_alloc(&bio->bi_pool->bvec_pool, GFP_KERNEL);
 	bio->bi_max_vecs = BIO_MAX_VECS;
-	/* That cache is for bios without allocated bio_vecs */
+	/* The per-CPU cache is for bios without an allocated array */
 	bio->bi_opf &= ~REQ_ALLOC_CACHE;
 }
 

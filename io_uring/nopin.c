@@ -30,14 +30,18 @@
 #include "rsrc.h"
 
 /**
- * io_nopin_flag_allowed - may a program use IORING_RSRC_REGISTER_NOPIN?
+ * io_nopin_flags - may a program use IORING_RSRC_REGISTER_NOPIN?
+ * @type: what it registers: IORING_RSRC_BUFFER, or something else
  *
- * Return: whether it may. If not, it gets -EINVAL, as from a kernel that does not
- * know the flag.
+ * Return: the flag if it may, or else 0: then it gets -EINVAL, as from a kernel that
+ * does not know the flag.
  */
-bool io_nopin_flag_allowed(void)
+unsigned int io_nopin_flags(unsigned int type)
 {
-	return READ_ONCE(nopin_io_uring) != NOPIN_IO_URING_PIN;
+	if (type != IORING_RSRC_BUFFER ||
+	    READ_ONCE(nopin_io_uring) == NOPIN_IO_URING_PIN)
+		return 0;
+	return IORING_RSRC_REGISTER_NOPIN;
 }
 
 /**
@@ -77,20 +81,12 @@ static int io_nopin_mapped(struct mm_struct *mm, unsigned long start,
 	return start < end ? -EFAULT : 0;
 }
 
-/**
- * io_nopin_may_register - may this memory of the current task be a buffer?
- * @iov: address and length, not empty
- *
- * Takes about the same time whatever the length, as it looks at VMAs, not at
- * pages. All of the buffer must be mapped, as with pinned buffers, so that programs
- * learn of their mistakes early.
- *
- * Context: Process context, may sleep.
- *
- * Return: 0; -EFAULT if some of it is not mapped or the memory is not user
- * memory; -ENOMEM; -EINTR on a fatal signal.
+/*
+ * May this memory of the current task be a buffer? Takes about the same time
+ * whatever the length, as it looks at VMAs, not at pages. All of the buffer must be
+ * mapped, as with pinned buffers, so that programs learn of their mistakes early.
  */
-int io_nopin_may_register(const struct iovec *iov)
+static int io_nopin_may_register(const struct iovec *iov)
 {
 	unsigned long start = untagged_addr((unsigned long)iov->iov_base);
 	int ret;
@@ -109,20 +105,48 @@ int io_nopin_may_register(const struct iovec *iov)
 }
 
 /**
- * io_nopin_pin_pages - pin some memory of another mm
- * @mm: mm that the caller uses (mm_users)
- * @ddir: ITER_DEST or ITER_SOURCE
- * @addr: user address, untagged
- * @len: number of bytes, at least 1
- * @nr: set to the number of pages
+ * io_nopin_new - make some memory of the current task a buffer
+ * @ctx: the ring
+ * @iov: address and length, checked as for a pinned buffer, not empty
  *
- * Context: Process context, may sleep.
+ * Context: Process context with @ctx->uring_lock held, may sleep.
  *
- * Return: array of the pages, or an error of pin_user_pages_remote().
+ * Return: the buffer, or an ERR_PTR(): -EFAULT if some of it is not mapped or the
+ * memory is not user memory; -ENOMEM; -EINTR on a fatal signal.
  */
-struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
-				 unsigned long addr, size_t len,
-				 unsigned int *nr)
+struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
+				    const struct iovec *iov)
+{
+	struct io_mapped_ubuf *imu;
+	int ret;
+
+	ret = io_nopin_may_register(iov);
+	if (ret)
+		return ERR_PTR(ret);
+	imu = io_nopin_alloc_imu(ctx, 0);
+	if (!imu)
+		return ERR_PTR(-ENOMEM);
+	imu->ubuf = (unsigned long)iov->iov_base;
+	imu->len = iov->iov_len;
+	imu->nr_bvecs = 0;
+	imu->folio_shift = PAGE_SHIFT;
+	refcount_set(&imu->refs, 1);
+	/*
+	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
+	 * mmdrop() in io_nopin_release().
+	 */
+	mmgrab(current->mm);
+	io_nopin_set_mm(imu, current->mm);
+	return imu;
+}
+
+/*
+ * Pin some memory of another mm. Returns an array of *@nr pages, or an error of
+ * pin_user_pages_remote().
+ */
+static struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
+					unsigned long addr, size_t len,
+					unsigned int *nr)
 {
 	unsigned long want = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
 	unsigned int gup_flags = ddir == ITER_DEST ? FOLL_WRITE : 0;
@@ -159,16 +183,9 @@ struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
 	return pages;
 }
 
-/**
- * io_nopin_fill - make pinned pages a buffer
- * @imu: with room for them
- * @pages: the pages
- * @nr: number of pages
- * @addr: address of the memory
- * @len: number of bytes
- */
-void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
-		   unsigned int nr, u64 addr, size_t len)
+/* Make pinned pages a buffer, which has room for them */
+static void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
+			  unsigned int nr, u64 addr, size_t len)
 {
 	unsigned long off = offset_in_page((unsigned long)addr);
 	unsigned int i;
@@ -185,6 +202,52 @@ void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
 		len -= bytes;
 		off = 0;
 	}
+}
+
+/**
+ * io_nopin_pin - make a pinned buffer of some memory of another mm
+ * @ctx: the ring
+ * @mm: mm that the caller uses (mm_users)
+ * @ddir: ITER_DEST or ITER_SOURCE
+ * @addr: user address
+ * @len: number of bytes, at least 1
+ *
+ * Context: Process context with @ctx->uring_lock held, may sleep.
+ *
+ * Return: the buffer, or an ERR_PTR(): those of pin_user_pages_remote(); -ENOMEM,
+ * also beyond RLIMIT_MEMLOCK.
+ */
+struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+				    struct mm_struct *mm, int ddir, u64 addr,
+				    size_t len)
+{
+	struct io_mapped_ubuf *imu;
+	struct page **pages;
+	unsigned int nr;
+	int ret;
+
+	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
+				   len, &nr);
+	if (IS_ERR(pages))
+		return ERR_CAST(pages);
+	imu = io_nopin_alloc_imu(ctx, nr);
+	ret = -ENOMEM;
+	if (!imu)
+		goto unpin;
+	io_nopin_fill(imu, pages, nr, addr, len);
+	io_nopin_set_pinned(imu, ddir);
+	/* Charged like pinned buffers: these pins may stay for as long */
+	ret = io_nopin_account_pin(ctx, pages, nr);
+	if (ret)
+		goto free;
+	kvfree(pages);
+	return imu;
+free:
+	io_nopin_free_imu(ctx, imu);
+unpin:
+	unpin_user_pages(pages, nr);
+	kvfree(pages);
+	return ERR_PTR(ret);
 }
 
 /**

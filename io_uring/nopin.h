@@ -16,16 +16,13 @@ struct seq_file;
 
 #ifdef CONFIG_NOPIN
 
-#define IO_RSRC_NOPIN_FLAGS	IORING_RSRC_REGISTER_NOPIN
-
-bool io_nopin_flag_allowed(void);
+unsigned int io_nopin_flags(unsigned int type);
 void io_nopin_set_table(struct io_ring_ctx *ctx, unsigned int flags);
-int io_nopin_may_register(const struct iovec *iov);
-struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
-				 unsigned long addr, size_t len,
-				 unsigned int *nr);
-void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
-		   unsigned int nr, u64 addr, size_t len);
+struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
+				    const struct iovec *iov);
+struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
+				    struct mm_struct *mm, int ddir, u64 addr,
+				    size_t len);
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu);
 
@@ -35,19 +32,11 @@ static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
 	return ctx->nopin_table;
 }
 
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src)
-{
-	ctx->nopin_table = src->nopin_table;
-}
-
 #else /* !CONFIG_NOPIN */
 
-#define IO_RSRC_NOPIN_FLAGS	0
-
-static inline bool io_nopin_flag_allowed(void)
+static inline unsigned int io_nopin_flags(unsigned int type)
 {
-	return false;
+	return 0;
 }
 
 static inline void io_nopin_set_table(struct io_ring_ctx *ctx,
@@ -63,9 +52,6 @@ static inline bool io_nopin_table(const struct io_ring_ctx *ctx)
 {
 	return false;
 }
-
-static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
-					const struct io_ring_ctx *src) { }
 
 static inline bool io_imu_nopin(const struct io_mapped_ubuf *imu)
 {

@@ -25,7 +25,6 @@
 
 #include <linux/atomic.h>
 #include <linux/bitops.h>
-#include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/page_idle.h>
 #include <linux/shrinker.h>
@@ -36,7 +35,7 @@
 #include "nopin.h"
 
 /* All chunks */
-static struct list_lru nopin_lru;
+struct list_lru nopin_lru;
 
 /*
  * Chunks that no I/O has used for one to two times this long are freed. After each
@@ -48,20 +47,24 @@ static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
 
 /*
  * The pages in the word of @page, up to @end, whose translations are known, as the
- * OLD bits of a word
+ * OLD bits of a word. With @clear they are known no longer.
  */
 static u64 nopin_young_bytes(struct nopin_chunk *chunk, unsigned int page,
-			     unsigned int end, enum nopin_dir dir)
+			     unsigned int end, enum nopin_dir dir, bool clear)
 {
-	u64 word = atomic64_read(nopin_word(chunk, page, dir));
+	atomic64_t *states = nopin_word(chunk, page, dir);
+	u64 word = atomic64_read(states);
+	u64 young = ~word & nopin_open_bytes(word) & nopin_bytes(page, end);
 
-	return ~word & nopin_open_bytes(word) & nopin_bytes(page, end);
+	if (young && clear)
+		atomic64_or(young, states);
+	return young;
 }
 
 /*
- * The next chunk with pages from *@page to @end, which are its pages from *@start to
- * *@stop. Moves *@page on behind them. NULL if there is none. With the range lock
- * held, or within rcu_read_lock().
+ * Find the next chunk that has any of the pages from *@page to @end. Set *@start and
+ * *@stop to where they begin and end in the chunk, and move *@page on behind them.
+ * NULL if there is none. With the range lock held, or within rcu_read_lock().
  */
 static struct nopin_chunk *nopin_piece(const struct nopin_range *range,
 				       unsigned int *page, unsigned int end,
@@ -99,7 +102,7 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 	spin_lock(&range->lock);
 	while ((chunk = nopin_piece(range, &first, end, &start, &stop)))
 		if (stop - start == NOPIN_CHUNK_PAGES && nopin_chunk_free(chunk))
-			nopin_cache_drop(chunk);
+			list_lru_del_obj(&nopin_lru, &chunk->lru);
 	spin_unlock(&range->lock);
 }
 
@@ -124,25 +127,16 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	unsigned int page, behind, from, stop, p, dir;
 	struct nopin_chunk *chunk;
 	bool young = false;
-	u64 bytes;
 
 	page = nopin_index(range, max(start, range->start));
 	behind = nopin_index(range, min(end - 1,
 					notifier->interval_tree.last)) + 1;
 	rcu_read_lock();
-	while ((chunk = nopin_piece(range, &page, behind, &from, &stop))) {
-		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-			for (p = from; p < stop; p = nopin_next_word(p)) {
-				bytes = nopin_young_bytes(chunk, p, stop, dir);
-				if (!bytes)
-					continue;
-				young = true;
-				if (clear)
-					atomic64_or(bytes,
-						    nopin_word(chunk, p, dir));
-			}
-		}
-	}
+	while ((chunk = nopin_piece(range, &page, behind, &from, &stop)))
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+			for (p = from; p < stop; p = nopin_next_word(p))
+				if (nopin_young_bytes(chunk, p, stop, dir, clear))
+					young = true;
 	rcu_read_unlock();
 	return young;
 }
@@ -167,9 +161,9 @@ unsigned int nopin_count_known(const struct nopin_range *range,
 	while ((chunk = nopin_piece(range, &first, end, &page, &stop)))
 		for (; page < stop; page = nopin_next_word(page))
 			nr += hweight64(nopin_young_bytes(chunk, page, stop,
-							  NOPIN_FROM_DEVICE) |
+							  NOPIN_FROM_DEVICE, false) |
 					nopin_young_bytes(chunk, page, stop,
-							  NOPIN_TO_DEVICE));
+							  NOPIN_TO_DEVICE, false));
 	rcu_read_unlock();
 	return nr;
 }
@@ -185,14 +179,14 @@ static bool nopin_used(struct nopin_chunk *chunk, bool clear)
 		for (page = 0; page < NOPIN_CHUNK_PAGES;
 		     page += NOPIN_PAGES_PER_WORD) {
 			u64 young = nopin_young_bytes(chunk, page,
-						      NOPIN_CHUNK_PAGES, dir);
+						      NOPIN_CHUNK_PAGES, dir,
+						      clear);
 
 			if (!young)
 				continue;
 			if (!clear)
 				return true;
 			used = true;
-			atomic64_or(young, nopin_word(chunk, page, dir));
 			/*
 			 * Tell reclaim, too. These pages are still mapped: an
 			 * invalidation takes the range lock first.
@@ -286,26 +280,8 @@ static void nopin_idle(struct work_struct *work)
 }
 
 /**
- * nopin_cache_alloc - allocate a chunk
- * @slab: where from
- *
- * Context: Process context, may sleep.
- *
- * Return: the chunk, zeroed, or NULL.
- */
-struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab)
-{
-	struct nopin_chunk *chunk;
-
-	chunk = kmem_cache_alloc_lru(slab, &nopin_lru, GFP_KERNEL | __GFP_ZERO);
-	if (chunk)
-		INIT_LIST_HEAD(&chunk->lru);
-	return chunk;
-}
-
-/**
  * nopin_cache_add - put a chunk on the list of nopin_cache_age()
- * @chunk: chunk that nopin_cache_alloc() has returned
+ * @chunk: the chunk, allocated for &nopin_lru
  *
  * Context: Process context, with &nopin_range.lock held.
  */
@@ -313,17 +289,6 @@ void nopin_cache_add(struct nopin_chunk *chunk)
 {
 	list_lru_add_obj(&nopin_lru, &chunk->lru);
 	schedule_delayed_work(&nopin_idle_work, NOPIN_IDLE);
-}
-
-/**
- * nopin_cache_drop - the opposite of nopin_cache_add()
- * @chunk: chunk that is going to be freed
- *
- * Context: Process context, with &nopin_range.lock held.
- */
-void nopin_cache_drop(struct nopin_chunk *chunk)
-{
-	list_lru_del_obj(&nopin_lru, &chunk->lru);
 }
 
 /* Before the first I/O */

@@ -141,9 +141,22 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 	return NULL;
 }
 
-/* Has I/O used any of the chunks of the pages since they were closed? */
-static bool nopin_any_used(struct nopin_range *range, unsigned int first,
-			   unsigned int end)
+/* Has I/O used the chunk since its pages were closed? */
+static bool nopin_chunk_used(const struct nopin_chunk *chunk)
+{
+	return chunk->used[NOPIN_FROM_DEVICE] | chunk->used[NOPIN_TO_DEVICE];
+}
+
+/* Is I/O that is not prompt in flight in the chunk? */
+static bool nopin_chunk_other(const struct nopin_chunk *chunk)
+{
+	return atomic_read(&chunk->other);
+}
+
+/* Is this so of any of the chunks of the pages? */
+static __always_inline bool
+nopin_any_chunk(struct nopin_range *range, unsigned int first, unsigned int end,
+		bool (*is_so)(const struct nopin_chunk *chunk))
 {
 	struct nopin_chunk *chunk;
 
@@ -151,12 +164,13 @@ static bool nopin_any_used(struct nopin_range *range, unsigned int first,
 
 	for (; first < end; first = nopin_next_chunk(first)) {
 		chunk = nopin_chunk_at(range, first);
-		if (chunk && (chunk->used[0] | chunk->used[1]))
+		if (chunk && is_so(chunk))
 			return true;
 	}
 	return false;
 }
 
+/* Is any of the pages in use? */
 static bool nopin_busy(struct nopin_range *range, unsigned int first,
 		       unsigned int end, unsigned int dirs)
 {
@@ -222,22 +236,6 @@ static bool nopin_close(struct nopin_range *range, unsigned int first,
 	return busy;
 }
 
-/* Is I/O that is not prompt in flight in the chunks of the pages? */
-static bool nopin_others(struct nopin_range *range, unsigned int first,
-			 unsigned int end)
-{
-	struct nopin_chunk *chunk;
-
-	lockdep_assert_held(&range->lock);
-
-	for (; first < end; first = nopin_next_chunk(first)) {
-		chunk = nopin_chunk_at(range, first);
-		if (chunk && atomic_read(&chunk->other))
-			return true;
-	}
-	return false;
-}
-
 /* Is any of these pages of a word in use, and not pinned by now? */
 static bool nopin_in_use(struct nopin_chunk *chunk, atomic64_t *word,
 			 enum nopin_dir dir, u64 mask)
@@ -248,28 +246,14 @@ static bool nopin_in_use(struct nopin_chunk *chunk, atomic64_t *word,
 	 * Acquire: what the I/O did to the page comes before what the caller
 	 * does to it.
 	 */
-	return atomic64_read_acquire(word) & mask &
+	return atomic64_read_acquire(word) & mask & NOPIN_COUNTS &
 	       ~nopin_pinned_bytes(chunk, page, dir);
 }
 
 /*
- * Wait until these pages of a word are idle or pinned; nopin_exit_wake() and
- * nopin_pin() wake us. Returns what is left of the timeout, at least 1, or 0 if
- * they are still in use.
- */
-static long nopin_wait_idle(struct nopin_chunk *chunk, atomic64_t *word,
-			    enum nopin_dir dir, u64 mask, long timeout)
-{
-	if (!nopin_in_use(chunk, word, dir, mask))
-		return timeout;
-	return wait_event_timeout(chunk->range->wait,
-				  !nopin_in_use(chunk, word, dir, mask),
-				  timeout);
-}
-
-/*
- * Wait until the pages are idle or pinned; returns whether they are. They are
- * closed, so no bio enters them meanwhile, and it is enough to find each idle once.
+ * Wait until the pages are idle or pinned; nopin_exit_wake() and nopin_pin() wake
+ * us. Returns whether they are. They are closed, so no bio enters them meanwhile, and
+ * it is enough to find each idle once.
  */
 static bool nopin_drain(struct nopin_range *range, unsigned int first,
 			unsigned int end, unsigned int dirs, long timeout)
@@ -288,8 +272,10 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 
 		while (timeout && (word = nopin_next_used(range, &page, end, dir,
 							  &mask, &chunk)))
-			timeout = nopin_wait_idle(chunk, word, dir,
-						  mask & NOPIN_COUNTS, timeout);
+			timeout = wait_event_timeout(range->wait,
+						     !nopin_in_use(chunk, word,
+								   dir, mask),
+						     timeout);
 	}
 
 	spin_lock(&range->lock);
@@ -433,7 +419,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		return true;
 
 	spin_lock(&range->lock);
-	if (!nopin_any_used(range, first, end)) {
+	if (!nopin_any_chunk(range, first, end, nopin_chunk_used)) {
 		mmu_interval_set_seq(notifier, cur_seq);
 		spin_unlock(&range->lock);
 		goto idle;
@@ -441,7 +427,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	dirs = nopin_dirs(mn);
 	refusable = nopin_refusable(mn);
 	if (refusable && nopin_busy(range, first, end, dirs)) {
-		if (!nopin_others(range, first, end))
+		if (!nopin_any_chunk(range, first, end, nopin_chunk_other))
 			patience = nopin_patience(range, mn);
 		if (!patience) {
 			spin_unlock(&range->lock);
@@ -452,7 +438,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	mmu_interval_set_seq(notifier, cur_seq);
 	busy = nopin_close(range, first, end, dirs, only_idle);
 	/* I/O that is not prompt may have entered since we looked */
-	if (refusable && nopin_others(range, first, end))
+	if (refusable && nopin_any_chunk(range, first, end, nopin_chunk_other))
 		only_idle = true;
 	spin_unlock(&range->lock);
 

@@ -10,6 +10,7 @@
 #include <linux/bits.h>
 #include <linux/bvec.h>
 #include <linux/list.h>
+#include <linux/list_lru.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/nopin.h>
@@ -296,7 +297,7 @@ static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 	 * A full barrier. What was done to the page comes before its count
 	 * drops. The caller looks for tasks that wait, and for pins, after it.
 	 * Pairs with the set_current_state() in the wait_event() of
-	 * nopin_wait_idle(), and with the smp_mb() in nopin_pin_page().
+	 * nopin_drain(), and with the smp_mb() in nopin_pin_page().
 	 */
 	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
 }
@@ -510,9 +511,8 @@ void nopin_unpin_work(struct work_struct *work);
 int nopin_pin_init(void);
 int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 	       enum nopin_dir dir, bool all);
-struct nopin_chunk *nopin_cache_alloc(struct kmem_cache *slab);
+extern struct list_lru nopin_lru;
 void nopin_cache_add(struct nopin_chunk *chunk);
-void nopin_cache_drop(struct nopin_chunk *chunk);
 int nopin_cache_init(void);
 unsigned long nopin_cache_age(void);
 void nopin_forget(struct nopin_range *range, unsigned int first,

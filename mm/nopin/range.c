@@ -112,9 +112,11 @@ static void nopin_chunk_free_rcu(struct rcu_head *rcu)
 static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 					     unsigned int page)
 {
-	struct nopin_chunk *chunk = nopin_cache_alloc(nopin_chunk_cache);
+	struct nopin_chunk *chunk;
 	unsigned int dir, i;
 
+	chunk = kmem_cache_alloc_lru(nopin_chunk_cache, &nopin_lru,
+				     GFP_KERNEL | __GFP_ZERO);
 	if (!chunk)
 		return NULL;
 	chunk->bvec = kcalloc(NOPIN_CHUNK_PAGES, sizeof(*chunk->bvec),
@@ -123,6 +125,7 @@ static struct nopin_chunk *nopin_chunk_alloc(struct nopin_range *range,
 		kmem_cache_free(nopin_chunk_cache, chunk);
 		return NULL;
 	}
+	INIT_LIST_HEAD(&chunk->lru);
 	chunk->range = range;
 	chunk->index = page / NOPIN_CHUNK_PAGES;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
@@ -153,7 +156,7 @@ static int nopin_chunk_add(struct nopin_range *range, unsigned int page,
 	spin_lock(&range->lock);
 	if (!slot->chunk) {
 		nopin_cache_add(chunk);
-		/* Nobody uses the last one: all pages of the chunk were idle */
+		/* No bio uses that of a chunk that was freed: its pages were idle */
 		slot->bvec = chunk->bvec;
 		/* Pairs with the smp_load_acquire() in nopin_chunk_at() */
 		smp_store_release(&slot->chunk, chunk);
@@ -520,8 +523,8 @@ void nopin_range_put(struct nopin_range *range)
  * @range: the range
  *
  * No new I/O may use @range. Earlier I/O has lowered all counts, but its calls of
- * nopin_exit() may not have returned yet; for pages that are pinned they may be
- * yet to come.
+ * nopin_exit() may not have returned yet. For pages that are pinned on its behalf,
+ * these calls may not even have begun.
  *
  * Context: Process context, may sleep.
  */
@@ -534,7 +537,7 @@ void nopin_range_destroy(struct nopin_range *range)
 	spin_lock(&range->lock);
 	for (i = 0; i < nopin_nr_chunks(range); i++)
 		if (range->slot[i].chunk)
-			nopin_cache_drop(range->slot[i].chunk);
+			list_lru_del_obj(&nopin_lru, &range->slot[i].chunk->lru);
 	spin_unlock(&range->lock);
 	nopin_range_put(range);
 }

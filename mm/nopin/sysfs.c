@@ -87,56 +87,53 @@ static ssize_t io_uring_store(struct kobject *kobj, struct kobj_attribute *attr,
 
 static struct kobj_attribute io_uring_attr = __ATTR_RW(io_uring);
 
-static ssize_t nopin_store_uint(const char *buf, size_t count,
-				unsigned int *value, unsigned int max)
+struct nopin_uint_attr {
+	struct kobj_attribute	attr;
+	unsigned int		*value;
+	unsigned int		max;
+};
+
+static ssize_t uint_show(struct kobject *kobj, struct kobj_attribute *attr,
+			 char *buf)
 {
+	struct nopin_uint_attr *ua = container_of(attr, struct nopin_uint_attr, attr);
+
+	return sysfs_emit(buf, "%u\n", READ_ONCE(*ua->value));
+}
+
+static ssize_t uint_store(struct kobject *kobj, struct kobj_attribute *attr,
+			  const char *buf, size_t count)
+{
+	struct nopin_uint_attr *ua = container_of(attr, struct nopin_uint_attr, attr);
 	unsigned int new;
 	int ret;
 
 	ret = kstrtouint(buf, 10, &new);
 	if (ret)
 		return ret;
-	if (new > max)
+	if (new > ua->max)
 		return -EINVAL;
-	WRITE_ONCE(*value, new);
+	WRITE_ONCE(*ua->value, new);
 	return count;
 }
 
-static ssize_t rmap_wait_ms_show(struct kobject *kobj,
-				 struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%u\n", READ_ONCE(nopin_rmap_wait_ms));
-}
+static struct nopin_uint_attr rmap_wait_ms = {
+	.attr	= __ATTR(rmap_wait_ms, 0644, uint_show, uint_store),
+	.value	= &nopin_rmap_wait_ms,
+	.max	= NOPIN_RMAP_WAIT_MAX,
+};
 
-static ssize_t rmap_wait_ms_store(struct kobject *kobj,
-				  struct kobj_attribute *attr, const char *buf,
-				  size_t count)
-{
-	return nopin_store_uint(buf, count, &nopin_rmap_wait_ms, NOPIN_RMAP_WAIT_MAX);
-}
-
-static struct kobj_attribute rmap_wait_ms_attr = __ATTR_RW(rmap_wait_ms);
-
-static ssize_t first_ios_show(struct kobject *kobj,
-			      struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%u\n", READ_ONCE(nopin_first_ios));
-}
-
-static ssize_t first_ios_store(struct kobject *kobj,
-			       struct kobj_attribute *attr, const char *buf,
-			       size_t count)
-{
-	return nopin_store_uint(buf, count, &nopin_first_ios, NOPIN_FIRST_IOS_MAX);
-}
-
-static struct kobj_attribute first_ios_attr = __ATTR_RW(first_ios);
+static struct nopin_uint_attr first_ios = {
+	.attr	= __ATTR(first_ios, 0644, uint_show, uint_store),
+	.value	= &nopin_first_ios,
+	.max	= NOPIN_FIRST_IOS_MAX,
+};
 
 static struct attribute *nopin_attrs[] = {
 	&direct_io_attr.attr,
-	&first_ios_attr.attr,
+	&first_ios.attr.attr,
 	&io_uring_attr.attr,
-	&rmap_wait_ms_attr.attr,
+	&rmap_wait_ms.attr.attr,
 	NULL
 };
 
@@ -160,48 +157,43 @@ void nopin_count_fallback(enum nopin_fallback cause, dev_t dev)
 	trace_nopin_fallback(cause, dev);
 }
 
-struct nopin_fallback_attr {
-	struct kobj_attribute	attr;
-	enum nopin_fallback	cause;
+static ssize_t fallback_show(struct kobject *kobj, struct kobj_attribute *attr,
+			     char *buf);
+
+#define NOPIN_FALLBACK_ATTR(_name, _cause)	\
+	[NOPIN_FALLBACK_##_cause] = __ATTR(_name, 0444, fallback_show, NULL)
+
+static struct kobj_attribute nopin_fallback[NOPIN_NR_FALLBACKS] = {
+	NOPIN_FALLBACK_ATTR(first, FIRST),
+	NOPIN_FALLBACK_ATTR(nomem, NOMEM),
+	NOPIN_FALLBACK_ATTR(invalid, INVALID),
+	NOPIN_FALLBACK_ATTR(special, SPECIAL),
+	NOPIN_FALLBACK_ATTR(busy, BUSY),
+	NOPIN_FALLBACK_ATTR(extents, EXTENTS),
+	NOPIN_FALLBACK_ATTR(nowait, NOWAIT),
+	NOPIN_FALLBACK_ATTR(race, RACE),
 };
 
 static ssize_t fallback_show(struct kobject *kobj, struct kobj_attribute *attr,
 			     char *buf)
 {
-	struct nopin_fallback_attr *fb =
-		container_of(attr, struct nopin_fallback_attr, attr);
 	unsigned long sum = 0;
 	int cpu;
 
 	for_each_possible_cpu(cpu)
-		sum += per_cpu(nopin_fallbacks, cpu)[fb->cause];
+		sum += per_cpu(nopin_fallbacks, cpu)[attr - nopin_fallback];
 	return sysfs_emit(buf, "%lu\n", sum);
 }
 
-#define NOPIN_FALLBACK_ATTR(_name, _cause)				\
-	static struct nopin_fallback_attr fallback_##_name = {		\
-		.attr = __ATTR(_name, 0444, fallback_show, NULL),	\
-		.cause = NOPIN_FALLBACK_##_cause,			\
-	}
-
-NOPIN_FALLBACK_ATTR(first, FIRST);
-NOPIN_FALLBACK_ATTR(nomem, NOMEM);
-NOPIN_FALLBACK_ATTR(invalid, INVALID);
-NOPIN_FALLBACK_ATTR(special, SPECIAL);
-NOPIN_FALLBACK_ATTR(busy, BUSY);
-NOPIN_FALLBACK_ATTR(extents, EXTENTS);
-NOPIN_FALLBACK_ATTR(nowait, NOWAIT);
-NOPIN_FALLBACK_ATTR(race, RACE);
-
 static struct attribute *nopin_fallback_attrs[] = {
-	&fallback_first.attr.attr,
-	&fallback_nomem.attr.attr,
-	&fallback_invalid.attr.attr,
-	&fallback_special.attr.attr,
-	&fallback_busy.attr.attr,
-	&fallback_extents.attr.attr,
-	&fallback_nowait.attr.attr,
-	&fallback_race.attr.attr,
+	&nopin_fallback[NOPIN_FALLBACK_FIRST].attr,
+	&nopin_fallback[NOPIN_FALLBACK_NOMEM].attr,
+	&nopin_fallback[NOPIN_FALLBACK_INVALID].attr,
+	&nopin_fallback[NOPIN_FALLBACK_SPECIAL].attr,
+	&nopin_fallback[NOPIN_FALLBACK_BUSY].attr,
+	&nopin_fallback[NOPIN_FALLBACK_EXTENTS].attr,
+	&nopin_fallback[NOPIN_FALLBACK_NOWAIT].attr,
+	&nopin_fallback[NOPIN_FALLBACK_RACE].attr,
 	NULL
 };
 

@@ -399,7 +399,7 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
  * As GUP would, and not as an access by the CPU would: the stack does not grow,
  * and memory that may only be written, or only executed, is not readable.
  *
- * Context: Process context, may sleep. No prompt I/O has been entered.
+ * Context: Process context, may sleep. The caller has entered nothing for prompt I/O.
  *
  * Return: 0, or the error of fixup_user_fault().
  */

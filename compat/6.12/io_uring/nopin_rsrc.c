@@ -14,75 +14,48 @@
 #include "nopin.h"
 #include "rsrc.h"
 
+/* A buffer with room for so many pages; io_buffer_unmap() frees it */
+struct io_mapped_ubuf *io_nopin_alloc_imu(struct io_ring_ctx *ctx, int nr_bvecs)
+{
+	struct io_mapped_ubuf *imu;
+
+	return kvzalloc(struct_size(imu, bvec, nr_bvecs), GFP_KERNEL_ACCOUNT);
+}
+
+void io_nopin_free_imu(struct io_ring_ctx *ctx, struct io_mapped_ubuf *imu)
+{
+	kvfree(imu);
+}
+
+int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
+			 int nr_pages)
+{
+	int ret = ctx->user ? __io_account_mem(ctx->user, nr_pages) : 0;
+
+	if (!ret && ctx->mm_account)
+		atomic64_add(nr_pages, &ctx->mm_account->pinned_vm);
+	return ret;
+}
+
 /**
  * io_nopin_register - register a buffer of the current task
+ * @ctx: the ring
  * @iov: address and length, checked by io_buffer_validate(), not empty
  * @pimu: set to the buffer
  *
- * Context: Process context, may sleep.
+ * Context: Process context with @ctx->uring_lock held, may sleep.
  *
- * Return: 0, or an error of io_nopin_may_register().
+ * Return: 0, or an error of io_nopin_new().
  */
-int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu)
+int io_nopin_register(struct io_ring_ctx *ctx, const struct iovec *iov,
+		      struct io_mapped_ubuf **pimu)
 {
-	struct io_mapped_ubuf *imu;
-	int ret;
+	struct io_mapped_ubuf *imu = io_nopin_new(ctx, iov);
 
-	ret = io_nopin_may_register(iov);
-	if (ret)
-		return ret;
-	imu = kzalloc(struct_size(imu, bvec, 0), GFP_KERNEL_ACCOUNT);
-	if (!imu)
-		return -ENOMEM;
-	imu->ubuf = (unsigned long)iov->iov_base;
-	imu->len = iov->iov_len;
-	imu->folio_shift = PAGE_SHIFT;
-	refcount_set(&imu->refs, 1);
-	/*
-	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
-	 * mmdrop() in io_nopin_release().
-	 */
-	mmgrab(current->mm);
-	imu->mm = current->mm;
+	if (IS_ERR(imu))
+		return PTR_ERR(imu);
 	*pimu = imu;
 	return 0;
-}
-
-/* A pinned buffer for some memory of another mm */
-static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
-					   struct mm_struct *mm, int ddir,
-					   u64 addr, size_t len)
-{
-	struct io_mapped_ubuf *imu;
-	struct page **pages;
-	unsigned int nr;
-	int ret;
-
-	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
-				   len, &nr);
-	if (IS_ERR(pages))
-		return ERR_CAST(pages);
-	imu = kvzalloc(struct_size(imu, bvec, nr), GFP_KERNEL_ACCOUNT);
-	ret = -ENOMEM;
-	if (!imu)
-		goto unpin;
-	/* Charged like pinned buffers: these pins may stay for as long */
-	ret = ctx->user ? __io_account_mem(ctx->user, nr) : 0;
-	if (ret)
-		goto unpin;
-	if (ctx->mm_account)
-		atomic64_add(nr, &ctx->mm_account->pinned_vm);
-	imu->acct_pages = nr;
-	io_nopin_fill(imu, pages, nr, addr, len);
-	/* A page of a file may be written back, and cleaned, meanwhile */
-	imu->dirty = ddir == ITER_DEST;
-	kvfree(pages);
-	return imu;
-unpin:
-	unpin_user_pages(pages, nr);
-	kvfree(pages);
-	kvfree(imu);
-	return ERR_PTR(ret);
 }
 
 /**

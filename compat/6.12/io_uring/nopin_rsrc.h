@@ -13,14 +13,28 @@
 
 #ifdef CONFIG_NOPIN
 
-int io_nopin_register(const struct iovec *iov, struct io_mapped_ubuf **pimu);
+int io_nopin_register(struct io_ring_ctx *ctx, const struct iovec *iov,
+		      struct io_mapped_ubuf **pimu);
 int io_nopin_foreign(struct io_ring_ctx *ctx, struct io_mapped_ubuf **pimu,
 		     int ddir, u64 addr, size_t len);
 void io_nopin_release(struct io_mapped_ubuf *imu);
 
+/* What nopin.c needs of nopin_rsrc.c */
+struct io_mapped_ubuf *io_nopin_alloc_imu(struct io_ring_ctx *ctx, int nr_bvecs);
+void io_nopin_free_imu(struct io_ring_ctx *ctx, struct io_mapped_ubuf *imu);
+int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
+			 int nr_pages);
+
 static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 {
 	return ctx->user_bufs;
+}
+
+/* A ring without buffers gets all of another one */
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src)
+{
+	ctx->nopin_table = src->nopin_table;
 }
 
 /* A buffer is pinned */
@@ -28,6 +42,21 @@ static inline void io_nopin_init(struct io_mapped_ubuf *imu)
 {
 	imu->mm = NULL;
 	imu->dirty = false;
+}
+
+/* It is so on behalf of a request */
+static inline void io_nopin_set_pinned(struct io_mapped_ubuf *imu, int ddir)
+{
+	imu->acct_pages = imu->nr_bvecs;
+	/* A page of a file may be written back, and cleaned, meanwhile */
+	imu->dirty = ddir == ITER_DEST;
+}
+
+/* It is a range of addresses of an mm */
+static inline void io_nopin_set_mm(struct io_mapped_ubuf *imu,
+				   struct mm_struct *mm)
+{
+	imu->mm = mm;
 }
 
 /* Is it a range of addresses rather than a set of pages? */
@@ -105,7 +134,8 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 
 #else /* !CONFIG_NOPIN */
 
-static inline int io_nopin_register(const struct iovec *iov,
+static inline int io_nopin_register(struct io_ring_ctx *ctx,
+				    const struct iovec *iov,
 				    struct io_mapped_ubuf **pimu)
 {
 	return -EINVAL;
@@ -117,6 +147,9 @@ static inline int io_nopin_import(int ddir, struct iov_iter *iter,
 {
 	return io_import_fixed(ddir, iter, imu, addr, len);
 }
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src) { }
 
 static inline void io_nopin_init(struct io_mapped_ubuf *imu) { }
 static inline void io_nopin_put(struct io_mapped_ubuf *imu) { }

@@ -22,49 +22,13 @@ static void io_nopin_release(void *priv)
 	mmdrop(priv);
 }
 
-/**
- * io_nopin_register - register a buffer of the current task
- * @ctx: the ring
- * @iov: address and length, checked by io_validate_user_buf_range()
- *
- * Context: Process context with @ctx->uring_lock held, may sleep.
- *
- * Return: its node, or an error of io_nopin_may_register().
- */
-struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
-				       const struct iovec *iov)
+/* A buffer is a range of addresses of an mm */
+void io_nopin_set_mm(struct io_mapped_ubuf *imu, struct mm_struct *mm)
 {
-	struct io_mapped_ubuf *imu;
-	struct io_rsrc_node *node;
-	int ret;
-
-	ret = io_nopin_may_register(iov);
-	if (ret)
-		return ERR_PTR(ret);
-	node = io_rsrc_node_alloc(ctx, IORING_RSRC_BUFFER);
-	if (!node)
-		return ERR_PTR(-ENOMEM);
-	imu = io_nopin_alloc_imu(ctx, 0);
-	if (!imu) {
-		io_cache_free(&ctx->node_cache, node);
-		return ERR_PTR(-ENOMEM);
-	}
-	imu->ubuf = (unsigned long)iov->iov_base;
-	imu->len = iov->iov_len;
-	imu->nr_bvecs = 0;
-	imu->folio_shift = PAGE_SHIFT;
 	imu->flags = IO_REGBUF_F_NOPIN;
 	imu->dir = IO_BUF_DEST | IO_BUF_SOURCE;
-	refcount_set(&imu->refs, 1);
-	/*
-	 * Not mmget(): a buffer does not keep memory alive. Pairs with the
-	 * mmdrop() in io_nopin_release().
-	 */
-	mmgrab(current->mm);
-	imu->priv = current->mm;
+	imu->priv = mm;
 	imu->release = io_nopin_release;
-	node->buf = imu;
-	return node;
 }
 
 static void io_nopin_unpin(void *priv)
@@ -78,41 +42,40 @@ static void io_nopin_unpin(void *priv)
 					    imu->dir & IO_BUF_DEST);
 }
 
-/* A pinned buffer for some memory of another mm */
-static struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
-					   struct mm_struct *mm, int ddir,
-					   u64 addr, size_t len)
+/* A buffer is pinned on behalf of a request */
+void io_nopin_set_pinned(struct io_mapped_ubuf *imu, int ddir)
 {
-	struct io_mapped_ubuf *imu;
-	struct page **pages;
-	unsigned int nr;
-	int ret;
-
-	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
-				   len, &nr);
-	if (IS_ERR(pages))
-		return ERR_CAST(pages);
-	imu = io_nopin_alloc_imu(ctx, nr);
-	ret = -ENOMEM;
-	if (!imu)
-		goto unpin;
-	io_nopin_fill(imu, pages, nr, addr, len);
 	imu->flags = 0;
 	imu->dir = 1 << ddir;
 	imu->priv = imu;
 	imu->release = io_nopin_unpin;
-	/* Charged like pinned buffers: these pins may stay for as long */
-	ret = io_nopin_account_pin(ctx, pages, nr);
-	if (ret)
-		goto free;
-	kvfree(pages);
-	return imu;
-free:
-	io_nopin_free_imu(ctx, imu);
-unpin:
-	unpin_user_pages(pages, nr);
-	kvfree(pages);
-	return ERR_PTR(ret);
+}
+
+/**
+ * io_nopin_register - register a buffer of the current task
+ * @ctx: the ring
+ * @iov: address and length, checked by io_validate_user_buf_range()
+ *
+ * Context: Process context with @ctx->uring_lock held, may sleep.
+ *
+ * Return: its node, or an error of io_nopin_new().
+ */
+struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
+				       const struct iovec *iov)
+{
+	struct io_mapped_ubuf *imu;
+	struct io_rsrc_node *node;
+
+	node = io_rsrc_node_alloc(ctx, IORING_RSRC_BUFFER);
+	if (!node)
+		return ERR_PTR(-ENOMEM);
+	imu = io_nopin_new(ctx, iov);
+	if (IS_ERR(imu)) {
+		io_cache_free(&ctx->node_cache, node);
+		return ERR_CAST(imu);
+	}
+	node->buf = imu;
+	return node;
 }
 
 /**

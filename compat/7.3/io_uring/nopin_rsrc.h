@@ -22,7 +22,9 @@ int io_nopin_import_vec(struct io_kiocb *req, struct iov_iter *iter,
 			const struct iovec *iov, unsigned int nr, int ddir,
 			unsigned int issue_flags);
 
-/* In rsrc.c */
+/* What nopin.c needs of nopin_rsrc.c and rsrc.c */
+void io_nopin_set_mm(struct io_mapped_ubuf *imu, struct mm_struct *mm);
+void io_nopin_set_pinned(struct io_mapped_ubuf *imu, int ddir);
 struct io_mapped_ubuf *io_nopin_alloc_imu(struct io_ring_ctx *ctx, int nr_bvecs);
 void io_nopin_free_imu(struct io_ring_ctx *ctx, struct io_mapped_ubuf *imu);
 int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
@@ -31,6 +33,18 @@ int io_nopin_account_pin(struct io_ring_ctx *ctx, struct page **pages,
 static inline bool io_nopin_has_table(const struct io_ring_ctx *ctx)
 {
 	return ctx->buf_table.nr;
+}
+
+/*
+ * A ring gets buffers of another one, at @off to @end of its table. If it keeps buffers
+ * of its own, it keeps its way to register them.
+ */
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src,
+					unsigned int off, unsigned int end)
+{
+	if (!io_nopin_has_table(ctx) || (!off && end >= ctx->buf_table.nr))
+		ctx->nopin_table = src->nopin_table;
 }
 
 /* Is it a range of addresses rather than a set of pages? */
@@ -88,6 +102,10 @@ static inline int io_nopin_iocb_flags(const struct io_kiocb *req)
 }
 
 #else /* !CONFIG_NOPIN */
+
+static inline void io_nopin_clone_table(struct io_ring_ctx *ctx,
+					const struct io_ring_ctx *src,
+					unsigned int off, unsigned int end) { }
 
 static inline struct io_rsrc_node *io_nopin_register(struct io_ring_ctx *ctx,
 						     const struct iovec *iov)

@@ -294,11 +294,4 @@ static struct kunit_case bio_cases[] = {
 	{}
 };
 
-static struct kunit_suite bio_suite = {
-	.name		= "nopin-bio",
-	.init		= nt_init,
-	.exit		= nt_exit,
-	.test_cases	= bio_cases,
-};
-
-kunit_test_suite(bio_suite);
+NT_SUITE(bio, nt_init);

@@ -1166,11 +1166,4 @@ static struct kunit_case cache_cases[] = {
 	{}
 };
 
-static struct kunit_suite cache_suite = {
-	.name		= "nopin-cache",
-	.init		= cache_init,
-	.exit		= nt_exit,
-	.test_cases	= cache_cases,
-};
-
-kunit_test_suite(cache_suite);
+NT_SUITE(cache, cache_init);

@@ -282,4 +282,14 @@ struct nt_change_case {
 
 extern const struct nt_change_case nt_change_cases[3];
 
+/* The suite of the tests in _name_cases */
+#define NT_SUITE(_name, _init)				\
+static struct kunit_suite _name##_suite = {		\
+	.name		= "nopin-" #_name,		\
+	.init		= _init,			\
+	.exit		= nt_exit,			\
+	.test_cases	= _name##_cases,		\
+};							\
+kunit_test_suite(_name##_suite)
+
 #endif /* __NOPIN_TESTS_COMMON_H */

@@ -931,11 +931,4 @@ static struct kunit_case mapping_cases[] = {
 	{}
 };
 
-static struct kunit_suite mapping_suite = {
-	.name		= "nopin-mapping",
-	.init		= nt_init,
-	.exit		= nt_exit,
-	.test_cases	= mapping_cases,
-};
-
-kunit_test_suite(mapping_suite);
+NT_SUITE(mapping, nt_init);

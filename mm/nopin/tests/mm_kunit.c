@@ -158,11 +158,4 @@ static struct kunit_case mm_cases[] = {
 	{}
 };
 
-static struct kunit_suite mm_suite = {
-	.name		= "nopin-mm",
-	.init		= mm_test_init,
-	.exit		= nt_exit,
-	.test_cases	= mm_cases,
-};
-
-kunit_test_suite(mm_suite);
+NT_SUITE(mm, mm_test_init);

@@ -1094,11 +1094,4 @@ static struct kunit_case protocol_cases[] = {
 	{}
 };
 
-static struct kunit_suite protocol_suite = {
-	.name		= "nopin-protocol",
-	.init		= protocol_init,
-	.exit		= nt_exit,
-	.test_cases	= protocol_cases,
-};
-
-kunit_test_suite(protocol_suite);
+NT_SUITE(protocol, protocol_init);

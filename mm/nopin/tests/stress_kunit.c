@@ -361,11 +361,4 @@ static struct kunit_case stress_cases[] = {
 	{}
 };
 
-static struct kunit_suite stress_suite = {
-	.name		= "nopin-stress",
-	.init		= nt_init,
-	.exit		= nt_exit,
-	.test_cases	= stress_cases,
-};
-
-kunit_test_suite(stress_suite);
+NT_SUITE(stress, nt_init);

@@ -843,11 +843,4 @@ static struct kunit_case walk_cases[] = {
 	{}
 };
 
-static struct kunit_suite walk_suite = {
-	.name		= "nopin-walk",
-	.init		= nt_init,
-	.exit		= nt_exit,
-	.test_cases	= walk_cases,
-};
-
-kunit_test_suite(walk_suite);
+NT_SUITE(walk, nt_init);

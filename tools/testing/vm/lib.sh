@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# What the scripts here share. Sourced with $0 being one of them.
+# What the scripts here share. Sourced with $0 being one of them; a script elsewhere sets
+# vmdir first.
 
 # shellcheck disable=SC2034 # used by those who source this
 me=$(basename "$0")
-vmdir=$(cd "$(dirname "$0")" && pwd -P)
+vmdir=$(cd "${vmdir-$(dirname "$0")}" && pwd -P)
 repo=$(cd "$vmdir/../../.." && pwd -P)
 
 # Which kernel: 6.12, the default, or 7.3. What is built for 6.12 is in build/ itself,

@@ -299,7 +299,7 @@ inline close(dir)
 #endif
 }
 
-/* nopin_wait_idle() for one direction: wait_event() */
+/* nopin_drain() for one direction: wait_event() */
 inline wait_idle(dir)
 {
 	do

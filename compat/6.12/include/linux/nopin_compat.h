@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the files of nopin use of later kernels, in terms of this one. The compiler
- * includes it before each of them, see the Makefiles.
+ * includes it before each of them, see compat.mk and the Makefiles.
  */
 #ifndef _LINUX_NOPIN_COMPAT_H
 #define _LINUX_NOPIN_COMPAT_H

@@ -10,7 +10,7 @@
 static enum lru_status nopin_isolate(struct list_head *item,
 				     struct list_lru_one *list, void *arg);
 
-/* Whoever stops holds the lock of all lists */
+/* A callback returns with the lock held, LRU_STOP or not */
 static enum lru_status nopin_lru_isolate(struct list_head *item,
 					 struct list_lru_one *list,
 					 spinlock_t *lock, void *arg)

@@ -16,7 +16,7 @@ static enum lru_status nopin_lru_isolate(struct list_head *item,
 {
 	enum lru_status ret = nopin_isolate(item, list, arg);
 
-	/* Whoever stops has given up the lock of the list */
+	/* A callback that returns LRU_STOP has to unlock the list */
 	if (ret == LRU_STOP)
 		spin_unlock(&list->lock);
 	return ret;

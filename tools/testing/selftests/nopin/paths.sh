@@ -44,15 +44,19 @@ case ${1-} in
 	[ $# -gt 1 ] || usage
 	flavor=$2
 	shift 2
+	vmdir=$here/../../vm
+	# shellcheck source-path=SCRIPTDIR source=../../vm/lib.sh
+	. "$vmdir/lib.sh"
 	make -s -C "$here" || exit 1
 	# The protection of scsi_debug's disks is a matter of the command line
 	# shellcheck disable=SC2086
-	exec "$here/../../vm/run" --flavor "$flavor" --cpus 2 --mem 3G \
+	exec "$vmdir/run" --flavor "$flavor" --cpus 2 --mem 3G \
 		--disk nvme,size=128M --disk virtio,size=128M --disk scsi,size=128M \
 		--pmem 256M --timeout 1800 ${VM_RUN-} \
 		--append "nvme.poll_queues=1 virtio_blk.poll_queues=1 null_blk.nr_devices=0" \
 		--append "scsi_debug.dif=1 scsi_debug.dix=1 scsi_debug.dev_size_mb=64" \
-		--append "brd.rd_nr=1 brd.rd_size=65536" -- "$here/paths.sh" "$@"
+		--append "brd.rd_nr=1 brd.rd_size=65536" -- \
+		env NOPIN_BIN="$build/selftests" "$here/paths.sh" "$@"
 	;;
 --raw)
 	raw=1

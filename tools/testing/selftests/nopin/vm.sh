@@ -11,7 +11,9 @@
 set -eu
 
 here=$(dirname "$(readlink -f "$0")")
-repo=$(readlink -f "$here/../../../..")
+vmdir=$here/../../vm
+# shellcheck source-path=SCRIPTDIR source=../../vm/lib.sh
+. "$vmdir/lib.sh"
 
 if [ $# -lt 2 ]; then
 	sed -n '4,8s/^# \{0,1\}//p' "$0" >&2
@@ -19,27 +21,20 @@ if [ $# -lt 2 ]; then
 fi
 mode=$1 flavor=$2
 shift 2
+target "$flavor"
 
-build=$repo/build
-[ "${KERNEL:-6.12}" = 6.12 ] || build=$build/$KERNEL
 bin=$build/selftests pmem='--pmem 320M'
-case $flavor in
-arm64*)
+if [ "$arch" = arm64 ]; then
 	root=$build/root-arm64
-	[ -e "$root.made" ] || {
-		echo "vm.sh: no $root: run tools/testing/vm/deps arm64" >&2
-		exit 2
-	}
+	[ -e "$root.made" ] || die "no $root: run $vmdir/deps arm64"
 	bin=$bin-arm64 pmem=''
-	make -s -C "$here" OUTPUT="$bin" CC="aarch64-linux-gnu-gcc --sysroot=$root"
-	;;
-*)
+	make -s -C "$here" OUTPUT="$bin" CC="${cross}gcc --sysroot=$root"
+else
 	make -s -C "$here"
-	;;
-esac
+fi
 
 # shellcheck disable=SC2086
-exec "$repo/tools/testing/vm/run" --flavor "$flavor" \
+exec "$vmdir/run" --flavor "$flavor" \
 	--cpus 2 --nodes 2 --mem 6G \
 	--disk virtio,size=512M \
 	--disk nvme,size=640M \
