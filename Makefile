@@ -11,13 +11,14 @@ VM := tools/testing/vm
 BUILD := build$(addprefix /,$(filter-out 6.12,$(KERNEL)))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh series kernel demo bench check check-mutants check-long clean
+.PHONY: help deps tree refresh series kernel demo bench check check-mutants check-apps check-long clean
 
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
 	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
 	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests'
 	@echo 'make check-mutants   break each rule: does a test notice?'
+	@echo 'make check-apps      databases, QEMU and others, with pinned pages and without'
 	@echo 'make check-long      what takes too long for make check'
 	@echo
 	@echo 'make deps            install the Debian packages that are missing'
@@ -59,6 +60,10 @@ check: deps
 check-mutants: deps
 	@$(VM)/check mutants
 
+check-apps: deps
+	@$(VM)/deps apps
+	@$(VM)/check apps; status=$$?; cat $(BUILD)/apps/table.txt; exit $$status
+
 check-long: deps
 	@$(VM)/deps arm64
 	@$(VM)/check long
@@ -66,5 +71,5 @@ check-long: deps
 clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),$(BUILD)/$(basename $(notdir $f))) \
 		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/pools $(BUILD)/bench \
-		$(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
+		$(BUILD)/apps $(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
 		$(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain $(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants
