@@ -13,8 +13,8 @@ VM := tools/testing/vm
 BUILD := build$(addprefix /,$(filter-out 6.12,$(KERNEL)))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh series kernel deb demo bench check check-deb check-mutants \
-	check-long clean
+.PHONY: help deps tree refresh series kernel deb demo bench check check-apps check-deb \
+	check-mutants check-long clean
 
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
@@ -22,6 +22,7 @@ help:
 	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests'
 	@echo 'make check-deb       the package in Debian 12 and 13: systemd, suspend, kdump, removal'
 	@echo 'make check-mutants   break each rule: does a test notice?'
+	@echo 'make check-apps      databases, QEMU and others, with pinned pages and without'
 	@echo 'make check-long      what takes too long for make check'
 	@echo
 	@echo 'make deps            install the Debian packages that are missing'
@@ -71,6 +72,10 @@ check-deb: deb
 check-mutants: deps
 	@$(VM)/check mutants
 
+check-apps: deps
+	@$(VM)/deps apps
+	@$(VM)/check apps; status=$$?; cat $(BUILD)/apps/table.txt; exit $$status
+
 check-long: deps
 	@$(VM)/deps arm64
 	@$(VM)/check long
@@ -79,4 +84,5 @@ clean:
 	rm -rf $(foreach f,$(wildcard configs/*.config),$(BUILD)/$(basename $(notdir $f))) \
 		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/pools $(BUILD)/bench \
 		$(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
-		$(BUILD)/deb $(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain $(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants
+		$(BUILD)/apps $(BUILD)/deb $(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain \
+		$(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants
