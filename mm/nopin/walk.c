@@ -58,6 +58,17 @@ static pte_t nopin_pud_pte(pud_t pud)
 	return __pte(pud_val(pud));
 }
 
+/*
+ * Everything in a PTE but which page it maps. What one entry permits, another one with
+ * the same flags permits. Whether the upper bits of a page frame number count as flags
+ * does not matter: then fewer entries are alike.
+ */
+static __always_inline u64 nopin_pte_flags(pte_t pte)
+{
+	return pte_val(pte) &
+	       ~(u64)pte_val(pfn_pte(BIT(40 - PAGE_SHIFT) - 1, __pgprot(0)));
+}
+
 /* Is it memory that may have no struct page? */
 static __always_inline bool nopin_special(pte_t pte)
 {
@@ -161,15 +172,18 @@ bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir)
 }
 
 /* Does GUP have to judge this page? */
-static __always_inline bool nopin_page_special(struct page *page,
+static __always_inline bool nopin_page_special(struct nopin_range *range,
+					       struct page *page,
 					       enum nopin_dir dir)
 {
 	struct folio *folio = page_folio(page);
 	struct address_space *mapping;
 
-	/* Truncation of a file on fs-DAX unmaps first, so that is safe */
-	if (unlikely(is_zone_device_page(page)))
+	if (unlikely(is_zone_device_page(page))) {
+		WRITE_ONCE(range->apart, true);
+		/* Truncation of a file on fs-DAX unmaps first, so that is safe */
 		return page_pgmap(page)->type != MEMORY_DEVICE_FS_DAX;
+	}
 	if (folio_test_anon(folio))
 		/*
 		 * hugetlb decides by the mapcount alone whether it can reuse a
@@ -238,55 +252,54 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 	    WARN_ON_ONCE(nopin_count(chunk, i, NOPIN_FROM_DEVICE) ||
 			 nopin_count(chunk, i, NOPIN_TO_DEVICE)))
 		return false;
-	if (unlikely(is_zone_device_page(page)))
-		WRITE_ONCE(chunk->range->apart, true);
 	bvec_set_page(bv, page, PAGE_SIZE, 0);
 	return true;
-}
-
-/* May I/O use this page, and others that the same entry maps? */
-static __always_inline int nopin_judge(struct page *page, enum nopin_dir dir,
-				       bool special, bool young)
-{
-	if (unlikely(special) || nopin_page_special(page, dir))
-		return -EPERM;
-	/* Tell reclaim of the access, as a touch by the CPU would have */
-	if (unlikely(!young))
-		folio_set_referenced(page_folio(page));
-	return 0;
 }
 
 /* Look up the pages from @page to @stop, whose PTEs begin at @ptep */
 static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
 			    unsigned int page, unsigned int stop)
 {
-	bool write = walk->dir == NOPIN_FROM_DEVICE;
 	struct nopin_chunk *chunk = walk->chunk;
 	enum nopin_dir dir = walk->dir;
 	unsigned int first = page, i;
-	int ret;
+	/*
+	 * The flags of entries that permit the access, and are young and not special.
+	 * No entry has all bits set.
+	 */
+	u64 plain = U64_MAX;
 
 	for (; page < stop; page = nopin_next_word(page)) {
 		u64 wanted = nopin_wanted(walk, page, stop), known = 0;
 
 		for (; wanted; wanted &= wanted - 1) {
+			bool young = true;
+			int ret = -EFAULT;
 			struct page *p;
 			pte_t pte;
 
 			i = nopin_page(page, wanted);
 			pte = ptep_get_lockless(ptep + (i - first));
-			ret = -EFAULT;
-			if (!nopin_pte_permits(pte, write))
-				goto fail;
 			p = pte_page(pte);
-			/* A device does not make PTEs young */
-			if (walk->all && !pte_young(pte) &&
-			    chunk->bvec[i].bv_page != p)
-				continue;
-			ret = nopin_judge(p, dir, nopin_special(pte),
-					  pte_young(pte));
-			if (unlikely(ret))
+			if (unlikely(nopin_pte_flags(pte) != plain)) {
+				if (!nopin_pte_permits(pte, dir == NOPIN_FROM_DEVICE))
+					goto fail;
+				ret = -EPERM;
+				if (nopin_special(pte))
+					goto fail;
+				/* A device does not make PTEs young */
+				young = pte_young(pte);
+				if (walk->all && !young && chunk->bvec[i].bv_page != p)
+					continue;
+				if (young && !pte_special(pte))
+					plain = nopin_pte_flags(pte);
+			}
+			ret = -EPERM;
+			if (unlikely(nopin_page_special(chunk->range, p, dir)))
 				goto fail;
+			/* Tell reclaim, as a touch by the CPU would have */
+			if (unlikely(!young))
+				folio_set_referenced(page_folio(p));
 			if (nopin_add(chunk, i, p))
 				known |= wanted & -wanted;
 			continue;
@@ -304,15 +317,16 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
 			    unsigned int stop)
 {
 	unsigned int first = page, i;
-	int ret;
 
 	if (walk->all && !leaf->young && walk->chunk->bvec[page].bv_page != leaf->page)
 		return;
-	ret = nopin_judge(leaf->page, walk->dir, leaf->special, leaf->young);
-	if (ret) {
-		walk->ret = walk->ret ?: ret;
+	if (leaf->special ||
+	    nopin_page_special(walk->chunk->range, leaf->page, walk->dir)) {
+		walk->ret = walk->ret ?: -EPERM;
 		return;
 	}
+	if (!leaf->young)
+		folio_set_referenced(page_folio(leaf->page));
 	for (; page < stop; page = nopin_next_word(page)) {
 		u64 wanted = nopin_wanted(walk, page, stop), known = 0;
 
