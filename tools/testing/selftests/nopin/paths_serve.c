@@ -127,7 +127,7 @@ static int run_nbd(const char *path)
 
 /* The headers may be older than the kernel */
 #ifndef UBLK_F_AUTO_BUF_REG
-#define UBLK_F_AUTO_BUF_REG	(1ULL << 11)
+#define UBLK_F_AUTO_BUF_REG	0x800ULL
 #endif
 #define NO_ZERO_COPY	77
 /* In user_data: the answer of the disk, not a request */
