@@ -1213,7 +1213,7 @@ TEST_F_TIMEOUT(changed, send_zc_gone, 60)
 		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 
 		pat_fill(p, SEND, round, 0);
-		io_uring_prep_send_zc_fixed(sqe, socks[0], p, SEND, 0, 0, 0);
+		io_uring_prep_send_zc_fixed(sqe, socks[0], p, SEND, MSG_WAITALL, 0, 0);
 		ASSERT_EQ(1, io_uring_submit(ring));
 		usleep(50000);
 		if (!round)
