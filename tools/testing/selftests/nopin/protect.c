@@ -19,7 +19,7 @@
 
 /* Those of later kernels than liburing may know */
 #define ATTR_PI		1
-#define FEAT_RW_ATTR	(1U << 16)
+#define FEAT_RW_ATTR	0x10000U
 
 struct attr_pi {
 	uint16_t flags;
