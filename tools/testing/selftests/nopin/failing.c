@@ -123,6 +123,9 @@ FIXTURE_VARIANT(file) {
 FIXTURE_VARIANT_ADD(file, ext4) { EXT4, "mkfs.ext4 -q -F -O ^has_journal" };
 FIXTURE_VARIANT_ADD(file, xfs) { XFS, "mkfs.xfs -q -f --unsupported" };
 
+/* Where the file system is on the disk: buffer_good() uses the beginning */
+#define BAD_START	(64 * MB / SECTOR)
+
 /* The sectors of the bad page take part of the disk out of the way, or give it back */
 static int bad_table(uint64_t sectors, uint64_t bad)
 {
@@ -131,13 +134,15 @@ static int bad_table(uint64_t sectors, uint64_t bad)
 
 	if (!bad)
 		snprintf(cmd, sizeof(cmd), "dmsetup --noudevsync create " BAD_DEV
-			 " --table '0 %lu linear %s 0' >/dev/null", sectors, disk);
+			 " --table '0 %lu linear %s %lu' >/dev/null", sectors, disk,
+			 BAD_START);
 	else
-		snprintf(cmd, sizeof(cmd), "printf '0 %lu linear %s 0\\n%lu 8 error\\n"
+		snprintf(cmd, sizeof(cmd), "printf '0 %lu linear %s %lu\\n%lu 8 error\\n"
 			 "%lu %lu linear %s %lu\\n' | dmsetup --noudevsync load " BAD_DEV
 			 " && dmsetup --noudevsync suspend " BAD_DEV
 			 " && dmsetup --noudevsync resume " BAD_DEV,
-			 bad, disk, bad, bad + 8, sectors - bad - 8, disk, bad + 8);
+			 bad, disk, BAD_START, bad, bad + 8, sectors - bad - 8, disk,
+			 BAD_START + bad + 8);
 	return system(cmd);
 }
 
