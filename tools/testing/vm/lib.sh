@@ -85,35 +85,42 @@ touched()
 	sed -n 's|^+++ b/\([^[:cntrl:]]*\).*|\1|p' "$@"
 }
 
-# Print every ten seconds what process $1, a make whose output goes to $2, has compiled;
-# $3 is what it builds and $4 how many objects that has, if known. Returns make's status.
-# Silent when make is done sooner.
-progress()
+# Build $1: make the targets behind $2, the file for make's output, by kmake(), a function
+# of the caller that runs $exec make. Something to see every ten seconds, and nothing of a
+# build that is quick. Sets pid while make runs, for the caller to kill; the number of
+# objects compiled in n, and what it took in seconds.
+compile()
 {
-	progress_start=$(date +%s) progress_at=0
-	while kill -0 "$1" 2>/dev/null; do
+	what=$1 log=$2 seconds=0 status=0
+	shift 2
+	start=$(date +%s)
+	total=$(cat "$out/.objects" 2>/dev/null) || :
+	# Not a shell that waits for make: that one would die alone
+	exec=exec
+	kmake -j"$(nproc)" "$@" >"$log" 2>&1 &
+	pid=$! exec=
+	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
-		progress_now=$(($(date +%s) - progress_start))
-		if [ "$progress_now" -ge $((progress_at + 10)) ]; then
-			progress_at=$progress_now
-			printf '%s: %s %3ds %5d%s objects  %s\n' "$me" "$3" "$progress_now" \
-				"$(objects "$2")" "${4:+ of at most $4}" \
-				"$(sed -n 's/^  [A-Z][A-Z0-9]*  *//p' "$2" | tail -n1)"
+		now=$(($(date +%s) - start))
+		if [ "$now" -ge $((seconds + 10)) ]; then
+			seconds=$now
+			n=$(grep -c '^  CC' "$log") || :
+			made=
+			[ "$n" -eq 0 ] || made="$n${total:+ of at most $total} objects, "
+			printf '%s: %s %3ds  %s%s\n' "$me" "$what" "$seconds" "$made" \
+				"$(sed -n 's/^  [A-Z][A-Z0-9]*  *//p' "$log" | tail -n1)"
 		fi
 	done
-	wait "$1"
-}
-
-# How many objects the make has compiled whose output is in $1
-objects()
-{
-	grep -c '^  CC' "$1" || :
-}
-
-# Where the output of make in $1 says what went wrong
-errors()
-{
-	grep -n -E -A3 '(: (fatal )?error:|\*\*\* |undefined reference)' "$1" | head -n 60 >&2
+	wait "$pid" || status=$?
+	pid=
+	if [ "$status" -ne 0 ]; then
+		grep -n -E -A3 '(: (fatal )?error:|\*\*\* |undefined reference)' "$log" |
+			head -n 60 >&2
+		die "building $what failed, log in $log"
+	fi
+	seconds=$(($(date +%s) - start))
+	n=$(grep -c '^  CC' "$log") || :
+	[ "$n" -le "${total:-0}" ] || echo "$n" >"$out/.objects"
 }
 
 # Kernels are compiled with the same flags everywhere, and know nothing of time and place:
