@@ -94,9 +94,10 @@ compile()
 	what=$1 log=$2 seconds=0 status=0
 	shift 2
 	start=$(date +%s)
+	# shellcheck disable=SC2154 # the caller's
 	total=$(cat "$out/.objects" 2>/dev/null) || :
 	# Not a shell that waits for make: that one would die alone
-	exec=exec
+	exec='exec'
 	kmake -j"$(nproc)" "$@" >"$log" 2>&1 &
 	pid=$! exec=
 	while kill -0 "$pid" 2>/dev/null; do
