@@ -76,6 +76,18 @@ static void check_access(struct kunit *test, unsigned long addr, size_t len,
 		nt_write(test, a, 1);
 	EXPECT_WALK(test, addr, len, 0, 0);
 	nt_check_at(test, addr, len, NOPIN_FROM_DEVICE);
+
+	/* one PTE, behind others that permit everything */
+	if (step != PAGE_SIZE)
+		return;
+	a = addr + len - step;
+	KUNIT_ASSERT_EQ(test, nt_protect(a, step, PROT_READ), 0);
+	EXPECT_WALK(test, addr, len, -EFAULT, 0);
+	KUNIT_ASSERT_EQ(test, nt_protect(a, step, PROT_NONE), 0);
+	EXPECT_WALK(test, addr, len, -EFAULT, -EFAULT);
+	KUNIT_ASSERT_EQ(test, nt_protect(a, step, PROT_READ | PROT_WRITE), 0);
+	nt_write(test, a, 1);
+	EXPECT_WALK(test, addr, len, 0, 0);
 }
 
 /* R9: a PTE that is writable but clean is not good enough to be written to */
