@@ -33,7 +33,7 @@ JOBS = {
     "64k-psync-1g": (None, None),
     "64k-psync-1g-huge": (None, None),
     "4k-registered-1g": (0.90, 0.97),
-    "16k-registered-1g": (0.87, 0.96),
+    "16k-registered-1g": (0.87, 0.97),
     "64k-registered-1g": (0.72, 0.97),
     "16k-registered-1g-huge": (None, None),
     "4k-registered-4g": (0.90, 0.97),

@@ -471,7 +471,7 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  * The way of most I/O: the buffer is in one piece, and was used lately. The bio
  * points to the translations, or gets one bio_vec for adjacent pages.
  *
- * Context: As for nopin_enter(). Not static for the sake of tests.
+ * Context: As for nopin_enter().
  *
  * Return: whether the bio has got all of @iter, which is at its end now.
  */
@@ -539,10 +539,11 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
  *	this mask, if that was not checked before
  * @len_align_mask: the size of the bio is aligned to this mask
  *
- * The counterpart of bio_iov_iter_get_pages(), which it falls back to. The
- * caller releases the pages by bio_release_pages() or bio_check_pages_dirty() in
- * either case. If the I/O is prompt, the caller must do so in the bio's end_io,
- * and must submit the bio with nothing in between that may sleep.
+ * The counterpart of bio_iov_iter_get_pages(), which it falls back to, for what
+ * bio_nopin_known() does not take. The caller releases the pages by
+ * bio_release_pages() or bio_check_pages_dirty() in either case. If the I/O is
+ * prompt, the caller must do so in the bio's end_io, and must submit the bio with
+ * nothing in between that may sleep.
  *
  * With IOCB_NOWAIT this pins instead of waiting for an invalidation, as some
  * callers can no longer report -EAGAIN. With IOCB_NOPIN_AGAIN it returns -EAGAIN
@@ -563,9 +564,6 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 {
 	int cause;
 
-	if (!(flags & BIO_NOPIN_OTHER) &&
-	    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask)))
-		return 0;
 	if (!user_backed_iter(iter))
 		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
 					      len_align_mask);
@@ -609,8 +607,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 	unsigned int segs;
 	int cause;
 
-	if (!static_branch_unlikely(&nopin_direct_io_key) ||
-	    !user_backed_iter(iter))
+	if (!nopin_direct_io() || !user_backed_iter(iter))
 		return false;
 	cause = bio_nopin_enter(bio, iter, false, false, false, 0, 0);
 	if (cause)

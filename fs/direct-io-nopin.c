@@ -32,8 +32,7 @@ static struct bio_set dio_nopin_batches;
 
 static bool dio_nopin_may(const struct iov_iter *iter)
 {
-	return static_branch_unlikely(&nopin_direct_io_key) &&
-	       user_backed_iter(iter);
+	return nopin_direct_io() && user_backed_iter(iter);
 }
 
 /**

@@ -34,17 +34,24 @@ static inline bool bio_nopin(const struct bio *bio)
 	return IS_ENABLED(CONFIG_NOPIN) && bio->bi_flags & (1U << BIO_NOPIN);
 }
 
-#ifdef CONFIG_NOPIN
-
 int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			struct kiocb *iocb, unsigned int flags,
 			unsigned int mem_align_mask,
 			unsigned int len_align_mask);
 bool bio_nopin_known(struct bio *bio, struct iov_iter *iter,
 		     struct kiocb *iocb, unsigned int mem_align_mask);
+void bio_nopin_exit(struct bio *bio);
+
+#ifdef CONFIG_NOPIN
 bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 			struct iov_iter *iter);
-void bio_nopin_exit(struct bio *bio);
+#else
+static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
+				      struct iov_iter *iter)
+{
+	return false;
+}
+#endif
 
 /*
  * How many bio_vecs to allocate for bio_iov_iter_get_pages_nopin(), instead of
@@ -54,13 +61,15 @@ void bio_nopin_exit(struct bio *bio);
 static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
 					  unsigned int nr)
 {
-	if (nr > BIO_NOPIN_VECS && iter_is_ubuf(iter) &&
-	    static_branch_unlikely(&nopin_direct_io_key))
+	if (nr > BIO_NOPIN_VECS && iter_is_ubuf(iter) && nopin_direct_io())
 		return 0;
 	return nr;
 }
 
-/* bio_iov_iter_get_pages(), without pins where possible */
+/*
+ * bio_iov_iter_get_pages(), without pins where possible. A bio without bio_vecs
+ * comes here also if nopin_direct_io() has changed since bio_nopin_vecs().
+ */
 static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       struct iov_iter *iter,
 					       struct kiocb *iocb,
@@ -68,40 +77,16 @@ static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 					       unsigned int mem_align_mask,
 					       unsigned int len_align_mask)
 {
-	if (static_branch_unlikely(&nopin_direct_io_key) ||
-	    unlikely(!bio->bi_max_vecs))
+	if (nopin_direct_io() ||
+	    (IS_ENABLED(CONFIG_NOPIN) && unlikely(!bio->bi_max_vecs))) {
+		if (!(flags & BIO_NOPIN_OTHER) &&
+		    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask)))
+			return 0;
 		return bio_nopin_get_pages(bio, iter, iocb, flags,
 					   mem_align_mask, len_align_mask);
+	}
 	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
 				      len_align_mask);
 }
 
-#else /* !CONFIG_NOPIN */
-
-static inline bool bio_nopin_map_user(struct request *rq, struct bio *bio,
-				      struct iov_iter *iter)
-{
-	return false;
-}
-
-static inline void bio_nopin_exit(struct bio *bio) { }
-
-static inline unsigned int bio_nopin_vecs(const struct iov_iter *iter,
-					  unsigned int nr)
-{
-	return nr;
-}
-
-static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
-					       struct iov_iter *iter,
-					       struct kiocb *iocb,
-					       unsigned int flags,
-					       unsigned int mem_align_mask,
-					       unsigned int len_align_mask)
-{
-	return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
-				      len_align_mask);
-}
-
-#endif /* CONFIG_NOPIN */
 #endif /* _LINUX_BIO_NOPIN_H */

@@ -96,6 +96,12 @@ struct nopin_extent {
 
 DECLARE_STATIC_KEY_FALSE(nopin_direct_io_key);
 
+/* Does new I/O do without pins? May change at any time */
+static inline bool nopin_direct_io(void)
+{
+	return static_branch_unlikely(&nopin_direct_io_key);
+}
+
 extern enum nopin_io_uring nopin_io_uring;
 
 /* The core, mm/nopin/ */
@@ -113,6 +119,11 @@ unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 				  size_t len);
 
 #else /* !CONFIG_NOPIN */
+
+static inline bool nopin_direct_io(void)
+{
+	return false;
+}
 
 static inline void nopin_mm_init(struct mm_struct *mm) { }
 static inline void nopin_mm_exit(struct mm_struct *mm) { }
