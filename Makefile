@@ -86,4 +86,4 @@ clean:
 		$(BUILD)/check $(BUILD)/vm $(BUILD)/selftests $(BUILD)/selftests-arm64 $(BUILD)/demo $(BUILD)/pools $(BUILD)/bench \
 		$(BUILD)/warn $(BUILD)/warn-stock $(BUILD)/linux-stock $(BUILD)/series $(BUILD)/linux-step \
 		$(BUILD)/apps $(BUILD)/deb $(BUILD)/cache $(BUILD)/step-off $(BUILD)/step-plain \
-		$(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants
+		$(BUILD)/linux-mutant $(BUILD)/mutant $(BUILD)/mutants $(BUILD)/kunit.py
