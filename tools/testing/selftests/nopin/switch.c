@@ -148,7 +148,7 @@ static void under_load(struct __test_metadata *_metadata, const char *env)
 	note("%lu flips, %lu %lu %lu %lu transfers", flips, w[0].ops, w[1].ops,
 	     w[2].ops, w[3].ops);
 	EXPECT_LT(10, flips);
-	EXPECT_EQ(0, pins_held());
+	EXPECT_EQ(0, pins_left());
 	EXPECT_LT(0, vmstat("nopin_bio"));
 }
 
