@@ -82,11 +82,11 @@ static int io_nopin_mapped(struct mm_struct *mm, unsigned long start,
 }
 
 /*
- * May this memory of the current task be a buffer? Takes about the same time
- * whatever the length, as it looks at VMAs, not at pages. All of the buffer must be
- * mapped, as with pinned buffers, so that programs learn of their mistakes early.
+ * May this memory of the current task be a buffer? All of it must be mapped, as with
+ * pinned buffers, so that programs learn of their mistakes early. Pages that are
+ * there are looked up now, for the first I/O to be as fast as later ones.
  */
-static int io_nopin_may_register(const struct iovec *iov)
+static int io_nopin_register_user(const struct iovec *iov)
 {
 	unsigned long start = untagged_addr((unsigned long)iov->iov_base);
 	int ret;
@@ -101,7 +101,11 @@ static int io_nopin_may_register(const struct iovec *iov)
 	 * are if a signal is pending now; task work counts as one.
 	 */
 	ret = nopin_mm_create(current->mm);
-	return ret == -EINTR ? 0 : ret;
+	if (ret)
+		return ret == -EINTR ? 0 : ret;
+	if (nopin_direct_io())
+		nopin_mm_open(current->mm, start, iov->iov_len);
+	return 0;
 }
 
 /**
@@ -120,7 +124,7 @@ struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
 	struct io_mapped_ubuf *imu;
 	int ret;
 
-	ret = io_nopin_may_register(iov);
+	ret = io_nopin_register_user(iov);
 	if (ret)
 		return ERR_PTR(ret);
 	imu = io_nopin_alloc_imu(ctx, 0);

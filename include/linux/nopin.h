@@ -113,6 +113,7 @@ static inline void nopin_mm_init(struct mm_struct *mm)
 
 void nopin_mm_exit(struct mm_struct *mm);
 int nopin_mm_create(struct mm_struct *mm);
+void nopin_mm_open(struct mm_struct *mm, unsigned long addr, size_t len);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,

@@ -3,8 +3,8 @@
  * The ranges of an mm that direct I/O uses, found by address.
  *
  * A range covers an aligned GiB of the address space. The first direct I/O that
- * does without pins there creates it, and it lives as long as the mm. The child of
- * a fork starts with none.
+ * does without pins there, or a buffer that is registered, creates it, and it
+ * lives as long as the mm. The child of a fork starts with none.
  *
  * The first I/Os of a process are pinned. To register a notifier takes the locks
  * of all mappings, which costs about as much as pinning one I/O per mapping. Task
@@ -197,6 +197,47 @@ unlock:
 }
 
 /**
+ * nopin_mm_open - look up memory that I/O is going to use
+ * @mm: mm of the current task
+ * @addr: user address, untagged
+ * @len: number of bytes
+ *
+ * For both directions, so that the first I/O need not look it up. Faults in nothing,
+ * and waits for no invalidation: that is left to the first I/O, as are 2 MiB whose
+ * first page is not mapped or does not permit the access.
+ *
+ * Context: Process context, may sleep; takes the mmap_lock for writing if
+ * nopin_mm_create() was not called before.
+ */
+void nopin_mm_open(struct mm_struct *mm, unsigned long addr, size_t len)
+{
+	unsigned long end = addr + len, next;
+	struct nopin_range *range;
+	unsigned int page, dir;
+	int ret;
+
+	for (; addr < end && !fatal_signal_pending(current); addr = next) {
+		addr = nopin_skip(mm, addr, end);
+		next = round_down(addr, NOPIN_CHUNK_SIZE) + NOPIN_CHUNK_SIZE;
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+			if (addr >= end || !nopin_present(mm, addr, dir))
+				continue;
+			range = nopin_mm_get(mm, addr);
+			if (IS_ERR(range))
+				return;
+			page = nopin_index(range, addr);
+			ret = nopin_open(range, page,
+					 nopin_index(range, min(next, end) - 1) + 1 - page,
+					 dir, true);
+			/* No memory, or GUP has to judge what is mapped there */
+			if (ret == -ENOMEM || ret == -EPERM)
+				return;
+		}
+		cond_resched();
+	}
+}
+
+/**
  * nopin_mm_busy - is there I/O without pins on some memory?
  * @mm: the mm
  * @start: first address, page aligned
@@ -242,7 +283,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
  * @addr: user address, untagged
  * @len: number of bytes
  *
- * Takes time for memory that I/O has used, not for what is merely registered.
+ * Takes time for memory that was looked up, not for what is merely mapped.
  *
  * Context: Process context, may sleep.
  *

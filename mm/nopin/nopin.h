@@ -427,6 +427,8 @@ int nopin_open(struct nopin_range *range, unsigned int first, unsigned int nr,
 int nopin_fault(struct mm_struct *mm, unsigned long addr, size_t len,
 		enum nopin_dir dir);
 bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir);
+unsigned long nopin_skip(struct mm_struct *mm, unsigned long addr,
+			 unsigned long end);
 void nopin_count_fallback(enum nopin_fallback cause, dev_t dev);
 
 /* From here on for mm/nopin/ only */

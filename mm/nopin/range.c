@@ -362,9 +362,12 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 
 	/* All of the chunk: at once if a PMD maps it, otherwise when it pays */
 	chunk->walked += end - start;
-	if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
-	    !mmu_interval_is_active(&range->notifier, nopin_addr(range, base),
-				    nopin_addr(range, base + nr))) {
+	if (end - start == nr) {
+		chunk->walked = 0;
+	} else if ((ret || chunk->walked >= NOPIN_WALK_ALL) &&
+		   !mmu_interval_is_active(&range->notifier,
+					   nopin_addr(range, base),
+					   nopin_addr(range, base + nr))) {
 		nopin_open_pages(chunk, 0, nr, dir);
 		/* If none became known, not before as many more were looked up */
 		chunk->walked = nopin_walk(chunk, 0, nr, dir, true) > 0 ?

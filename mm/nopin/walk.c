@@ -112,8 +112,8 @@ static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
 
 /*
  * Find what maps @addr: either a huge entry that permits the access, or the page
- * table of the last level in *@pmdp. False if there is neither. Interrupts are off,
- * so that no page table goes away.
+ * table of the last level in *@pmdp. False if there is neither, up to @leaf->end.
+ * Interrupts are off, so that no page table goes away.
  */
 static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
 		       unsigned long addr, bool write, pmd_t *pmdp)
@@ -125,6 +125,7 @@ static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
 	lockdep_assert_irqs_disabled();
 
 	leaf->page = NULL;
+	leaf->end = (addr | ~PUD_MASK) + 1;
 	if (!pgd_present(pgd) || pgd_leaf(pgd))
 		return false;
 	p4dp = p4d_offset_lockless(pgdp, pgd, addr);
@@ -137,6 +138,7 @@ static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
 		return false;
 	if (pud_leaf(pud))
 		return nopin_pud(leaf, pud, addr, write);
+	leaf->end = (addr | ~PMD_MASK) + 1;
 	*pmdp = pmdp_get_lockless(pmd_offset_lockless(pudp, pud, addr));
 	if (!pmd_present(*pmdp))
 		return false;
@@ -169,6 +171,34 @@ bool nopin_present(struct mm_struct *mm, unsigned long addr, enum nopin_dir dir)
 	}
 	local_irq_enable();
 	return present;
+}
+
+/**
+ * nopin_skip - skip memory without page tables
+ * @mm: mm that the caller uses (mm_users)
+ * @addr: user address, untagged
+ * @end: address behind the last one to look at
+ *
+ * Context: Any. Does not sleep.
+ *
+ * Return: the first address from @addr on around which something may be mapped, or
+ * one that is not below @end.
+ */
+unsigned long nopin_skip(struct mm_struct *mm, unsigned long addr,
+			 unsigned long end)
+{
+	struct nopin_leaf leaf;
+	bool found = false;
+	pmd_t pmd;
+
+	while (addr < end && !found) {
+		local_irq_disable();
+		found = nopin_find(&leaf, mm, addr, false, &pmd);
+		local_irq_enable();
+		if (!found)
+			addr = leaf.end;
+	}
+	return addr;
 }
 
 /* Does GUP have to judge this page? */

@@ -90,7 +90,7 @@ static inline bool io_nopin_within(const struct io_mapped_ubuf *imu, u64 addr,
 
 /*
  * io_import_fixed() for a buffer that may be registered without pins: then it is
- * plain user memory, for which io_nopin_may_register() has checked access_ok().
+ * plain user memory, for which io_nopin_register_user() has checked access_ok().
  */
 static inline int io_nopin_import(int ddir, struct iov_iter *iter,
 				  struct io_mapped_ubuf *imu, u64 addr,

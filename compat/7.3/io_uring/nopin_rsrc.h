@@ -72,7 +72,7 @@ static inline bool io_nopin_within(const struct io_mapped_ubuf *imu, u64 addr,
 
 /*
  * Part of a buffer for a request whose buffer node was set: plain user memory, for
- * which io_nopin_may_register() has checked access_ok(). Positive if the memory is of
+ * which io_nopin_register_user() has checked access_ok(). Positive if the memory is of
  * another mm and was pinned: then the node is that of a pinned buffer now.
  */
 static inline int io_nopin_import(struct io_kiocb *req, struct iov_iter *iter,

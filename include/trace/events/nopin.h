@@ -54,7 +54,7 @@ static inline pid_t nopin_trace_owner(const struct mm_struct *mm)
 }
 #endif
 
-/* I/O found pages closed and had them opened, or not (ret) */
+/* I/O, or registering a buffer, found pages closed and had them opened, or not (ret) */
 TRACE_EVENT(nopin_open,
 	TP_PROTO(unsigned long addr, unsigned int nr, enum nopin_dir dir,
 		 int ret),

@@ -105,6 +105,54 @@ static void test_mm_boundary(struct kunit *test)
 	nt_end(op);
 }
 
+/* What is mapped is looked up for both directions, and nothing else is touched */
+static void test_mm_open(struct kunit *test)
+{
+	unsigned long start = 5 * size - PAGE_SIZE;
+	unsigned int last = (size >> PAGE_SHIFT) - 1, dir;
+	struct mm_struct *mm = current->mm;
+	struct nopin_range *a, *b, *c;
+
+	nt_map_fixed(test, start, size + 4 * PAGE_SIZE);
+	nt_write(test, start, 4 * PAGE_SIZE);
+	nt_read(test, 5 * size + 3 * PAGE_SIZE, PAGE_SIZE);
+	nt_write(test, 6 * size, 2 * PAGE_SIZE);
+	nopin_mm_open(mm, start + 1, size + PAGE_SIZE);
+
+	a = nopin_mm_find(mm, start);
+	b = nopin_mm_find(mm, 5 * size);
+	c = nopin_mm_find(mm, 6 * size);
+	KUNIT_ASSERT_NOT_NULL(test, a);
+	KUNIT_ASSERT_NOT_NULL(test, b);
+	KUNIT_ASSERT_NOT_NULL(test, c);
+	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
+		EXPECT_KNOWN(test, a, last, 1, dir);
+		EXPECT_KNOWN(test, b, 0, 3, dir);
+		EXPECT_UNKNOWN(test, b, 4, 1, dir);
+		EXPECT_KNOWN(test, c, 0, 1, dir);
+		EXPECT_UNKNOWN(test, c, 1, 1, dir);
+	}
+	EXPECT_KNOWN(test, b, 3, 1, NOPIN_TO_DEVICE);
+	EXPECT_UNKNOWN(test, b, 3, 1, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_FALSE(test, nt_has_states(b, NOPIN_CHUNK_PAGES));
+}
+
+/* Of huge pages as well */
+static void test_mm_open_huge(struct kunit *test)
+{
+	unsigned long addr = nt_map_thp(test), end = addr + 2 * PMD_SIZE;
+	struct nopin_range *range;
+	unsigned int dir;
+
+	nopin_mm_open(current->mm, addr + PAGE_SIZE, 2 * PMD_SIZE - 2 * PAGE_SIZE);
+	for (addr += PAGE_SIZE; addr < end; addr += PMD_SIZE) {
+		range = nopin_mm_find(current->mm, addr);
+		KUNIT_ASSERT_NOT_NULL(test, range);
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
+			EXPECT_KNOWN(test, range, nopin_index(range, addr), 8, dir);
+	}
+}
+
 static int op_get(struct nt_op *op)
 {
 	op->range = nopin_mm_get(op->arg, op->addr);
@@ -153,6 +201,8 @@ static void test_mm_ready(struct kunit *test)
 static struct kunit_case mm_cases[] = {
 	KUNIT_CASE(test_mm_lookup),
 	KUNIT_CASE(test_mm_boundary),
+	KUNIT_CASE(test_mm_open),
+	KUNIT_CASE(test_mm_open_huge),
 	KUNIT_CASE(test_mm_get_race),
 	KUNIT_CASE(test_mm_ready),
 	{}

@@ -55,6 +55,28 @@ TEST_F(sw, bad_values)
 	}
 }
 
+/* Registered buffers are looked up only if direct I/O is going to do without pins */
+TEST_F(sw, registered)
+{
+	unsigned long before;
+	struct mem m;
+
+	ASSERT_EQ(0, mem_get(&m, MEM_ANON, 2 * MB));
+	memset(m.p, 1, m.len);
+	for (int mode = MODE_PIN; mode <= MODE_NOPIN; mode++) {
+		struct iovec iov = { m.p, m.len };
+		struct io_uring ring;
+
+		ASSERT_EQ(0, mode_set(mode));
+		ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
+		before = vmstat("nopin_revalidate");
+		ASSERT_EQ(0, ring_buffers_flags(&ring, &iov, 1, IORING_RSRC_REGISTER_NOPIN));
+		EXPECT_EQ(mode == MODE_NOPIN, vmstat("nopin_revalidate") > before);
+		io_uring_queue_exit(&ring);
+	}
+	mem_put(&m);
+}
+
 /* Threads that do I/O and check it, while the mode changes all the time */
 
 enum { WORKERS = 4, BLOCKS = 16, BLOCK = 32 * 1024 };
