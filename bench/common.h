@@ -182,6 +182,14 @@ static inline int write_file(const char *path, const char *fmt, ...)
 	return ret == len ? 0 : -1;
 }
 
+/* Without pins: what has been looked up of some memory is looked up again */
+static inline void forget(char *p, size_t len)
+{
+	if (mprotect(p, len, PROT_READ) || mprotect(p, len, PROT_READ | PROT_WRITE))
+		err(1, "mprotect");
+	write_file("/proc/sys/vm/drop_caches", "2");
+}
+
 /* The null_blk devices that this process has created, to be removed by it */
 static char nullb[4][64];
 static int nullbs;

@@ -485,6 +485,7 @@ static void do_register(void)
 		for (round = -1; room && round < ROUNDS; round++) {
 			uint64_t t[3];
 
+			forget(ARENA, sizes[i]);
 			t[0] = now_ns();
 			ret = io_uring_register_buffers(&ring, &iov, 1);
 			t[1] = now_ns();

@@ -2,10 +2,16 @@
 #
 # The results of bench/run as a page of tables, and as plots.
 
+import json
 import subprocess
 
+import cache
 import lib
+import pools
 import suite
+
+# The page is of the first one, and has figures of the other one beside them
+KERNEL, OTHER = "6.12", "7.3"
 
 COLORS = {"psync": "#2b6ca3", "libaio": "#c9a24a", "io_uring": "#5a9a5a",
           "io_uring-registered": "#aa3333"}
@@ -338,7 +344,56 @@ def scale(results):
     yield from ["![](scale.png)", ""]
 
 
-PARTS = {"icount": icount, "split": split, "wall": wall, "costs": costs, "storm": storm,
+def of_pools(results):
+    yield from ["## Pools", "",
+                "Random reads into buffers of large pools, counted in instructions; of registered "
+                "buffers with io_uring. Cold: the first quarter of the run, in which most buffers "
+                "are used for the first time. Warm: the last quarter, of four reads into each "
+                "buffer on average.", ""]
+    yield from table(["", "cold, pin", "cold, nopin", "nopin / pin", "warm, pin",
+                      "warm, nopin", "nopin / pin"],
+                     [[row["job"], *(cell for which, i in (("cold", 0), ("warm", -1))
+                                     for cell in (si(row["pin"][i]), si(row["nopin"][i]),
+                                                  "**%.3f**" % row[which]))]
+                      for row in pools.rows(results["parts"]["pools"])])
+    yield from command("bench/run --only pools")
+
+
+def of_cache(results):
+    yield from ["## Cache misses", "",
+                "Per I/O, in a model of a processor: L1 of 32 KiB, L2 of 1 MiB, and so on, see "
+                "bench/cache.c. Pools with one processor. With two processors: each reads into "
+                "buffers of its own, next to each other (near) or far apart (far), into the "
+                "same ones (same), into any of a pool (pool); or one reads what the other has "
+                "submitted (remote). moved: lines that come from the other processor.", "",
+                "```", *cache.table(results["parts"]["cache"]), "```", ""]
+    yield from command("bench/run --only cache")
+
+
+def other_kernel(results):
+    """The same jobs on the other kernel, if they were measured."""
+    path = lib.REPO / "build" / OTHER / "bench/results.json"
+    if lib.where.KERNEL != KERNEL or not path.is_file():
+        return
+    other = json.loads(path.read_text(encoding="utf-8"))
+    yield from ["## Linux %s beside %s" % (other["kernel"], results["kernel"]), "",
+                "IOPS, counted in instructions. Since %s pins have become faster." % KERNEL, ""]
+    both = [suite.ratios(r["parts"]["icount"]) for r in (results, other)]
+    lines = [[job, *(cell for rows in both for cell in (
+        si(rows[job]["pin"]), si(rows[job]["nopin"]), "**%.3f**" % rows[job]["ratio"]))]
+             for job in both[0] if job in both[1] and lib.Job.named(job).memory == "small"
+             and lib.Job.named(job).size in ("4k", "64k", "1m")]
+    both = [{row["job"]: row for row in pools.rows(r["parts"].get("pools", ()))}
+            for r in (results, other)]
+    lines += [["%s %s" % (job, which), *(cell for rows in both for cell in (
+        si(rows[job]["pin"][i]), si(rows[job]["nopin"][i]), "**%.3f**" % rows[job][which]))]
+              for job in both[0] if job in both[1] for which, i in (("cold", 0), ("warm", -1))]
+    yield from table(["", *(k + ", " + m for k in (KERNEL, OTHER)
+                            for m in ("pin", "nopin", "ratio"))], lines)
+    yield from command("KERNEL=%s bench/run --only icount --only pools" % OTHER)
+
+
+PARTS = {"icount": icount, "pools": of_pools, "cache": of_cache, "split": split, "wall": wall, "costs": costs, "storm": storm,
          "scale": scale}
 
 
@@ -356,6 +411,7 @@ def page(results, bad):
             yield from part(results)
         else:
             yield from ["## %s" % name, "", "Not measured: left out of this run.", ""]
+    yield from other_kernel(results)
 
 
 # Plots
