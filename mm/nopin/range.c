@@ -211,17 +211,33 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 	return true;
 }
 
-/* Exit pages of one chunk; returns whether any is closed */
+/* Ones for the pages from @start on in its word */
+static __always_inline u64 nopin_head(unsigned int start)
+{
+	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
+
+	return nopin_ones(start, NOPIN_PAGES_PER_WORD - skip);
+}
+
+/* Ones for the pages up to @last in its word */
+static __always_inline u64 nopin_tail(unsigned int last)
+{
+	return nopin_ones(0, last % NOPIN_PAGES_PER_WORD + 1);
+}
+
+/* Exit pages of one chunk, at least one; returns whether any is closed */
 static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
 			     unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int page = start, end = start + nr, next;
-	u64 closed = 0;
+	atomic64_t *last = nopin_word(chunk, start + nr - 1, dir);
+	u64 ones = nopin_head(start), closed = 0;
+	atomic64_t *word;
 
-	for (; page < end; page = next) {
-		next = min(end, nopin_next_word(page));
-		closed |= nopin_exit_word(nopin_word(chunk, page, dir),
-					  nopin_ones(page, next - page));
+	for (word = nopin_word(chunk, start, dir); word <= last; word++) {
+		if (word == last)
+			ones &= nopin_tail(start + nr - 1);
+		closed |= nopin_exit_word(word, ones);
+		ones = NOPIN_ONES;
 	}
 	return closed;
 }
@@ -240,18 +256,26 @@ static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
 bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 		       unsigned int nr, enum nopin_dir dir)
 {
-	unsigned int page = start, end = start + nr, next;
+	atomic64_t *first = nopin_word(chunk, start, dir), *word;
+	atomic64_t *last = nopin_word(chunk, start + nr - 1, dir);
+	u64 ones = nopin_head(start);
 
-	for (; page < end; page = next) {
-		next = min(end, nopin_next_word(page));
-		if (unlikely(!nopin_enter_word(nopin_word(chunk, page, dir),
-					       nopin_ones(page, next - page)))) {
-			if (nopin_exit_chunk(chunk, start, page - start, dir))
-				nopin_exit_wake(chunk->range);
-			return false;
-		}
+	for (word = first; word <= last; word++) {
+		if (word == last)
+			ones &= nopin_tail(start + nr - 1);
+		if (unlikely(!nopin_enter_word(word, ones)))
+			goto undo;
+		ones = NOPIN_ONES;
 	}
 	return true;
+
+undo:
+	/* The pages before those of @word */
+	nr = (word - first) * NOPIN_PAGES_PER_WORD;
+	if (nr && nopin_exit_chunk(chunk, start,
+				   nr - start % NOPIN_PAGES_PER_WORD, dir))
+		nopin_exit_wake(chunk->range);
+	return false;
 }
 
 /**
