@@ -216,23 +216,26 @@ void nopin_mm_open(struct mm_struct *mm, unsigned long addr, size_t len)
 	unsigned int page, dir;
 	int ret;
 
-	for (; addr < end && !fatal_signal_pending(current); addr = next) {
-		addr = nopin_skip(mm, addr, end);
-		next = round_down(addr, NOPIN_CHUNK_SIZE) + NOPIN_CHUNK_SIZE;
+	for (addr = nopin_skip(mm, addr, end); addr < end;
+	     addr = nopin_skip(mm, next, end)) {
+		next = min(end, round_down(addr, NOPIN_CHUNK_SIZE) +
+				NOPIN_CHUNK_SIZE);
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
-			if (addr >= end || !nopin_present(mm, addr, dir))
+			if (!nopin_present(mm, addr, dir))
 				continue;
 			range = nopin_mm_get(mm, addr);
 			if (IS_ERR(range))
 				return;
 			page = nopin_index(range, addr);
 			ret = nopin_open(range, page,
-					 nopin_index(range, min(next, end) - 1) + 1 - page,
+					 nopin_index(range, next - 1) + 1 - page,
 					 dir, true);
 			/* No memory, or GUP has to judge what is mapped there */
 			if (ret == -ENOMEM || ret == -EPERM)
 				return;
 		}
+		if (fatal_signal_pending(current))
+			return;
 		cond_resched();
 	}
 }

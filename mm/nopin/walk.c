@@ -112,7 +112,8 @@ static bool nopin_pud(struct nopin_leaf *leaf, pud_t pud, unsigned long addr,
 
 /*
  * Find what maps @addr: either a huge entry that permits the access, or the page
- * table of the last level in *@pmdp. False if there is neither, up to @leaf->end.
+ * table of the last level in *@pmdp. False if there is neither. All of that holds up
+ * to @leaf->end.
  * Interrupts are off, so that no page table goes away.
  */
 static bool nopin_find(struct nopin_leaf *leaf, struct mm_struct *mm,
@@ -413,17 +414,16 @@ int nopin_walk(struct nopin_chunk *chunk, unsigned int start, unsigned int end,
 	for (page = start; page < end; page = next) {
 		unsigned long addr = nopin_addr(chunk->range, base + page);
 		unsigned long last = nopin_addr(chunk->range, base + end);
+		bool found;
 		pmd_t pmd;
 
-		if (!nopin_find(&leaf, mm, addr, dir == NOPIN_FROM_DEVICE, &pmd)) {
-			/* The same goes for all that this entry covers */
-			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
+		found = nopin_find(&leaf, mm, addr, dir == NOPIN_FROM_DEVICE, &pmd);
+		next = page + ((min(leaf.end, last) - addr) >> PAGE_SHIFT);
+		if (!found) {
 			walk.ret = walk.ret ?: -EFAULT;
 		} else if (leaf.page) {
-			next = page + ((min(leaf.end, last) - addr) >> PAGE_SHIFT);
 			nopin_walk_leaf(&walk, &leaf, page, next);
 		} else {
-			next = page + ((pmd_addr_end(addr, last) - addr) >> PAGE_SHIFT);
 			/* Interrupts are off: no need for pte_offset_map() */
 			nopin_walk_ptes(&walk, pte_offset_kernel(&pmd, addr), page,
 					next);
