@@ -303,8 +303,10 @@ def main():
 
     reports = measure(image, vmlinux, jobs, args.visits)
     print("\n".join(table(reports)))
+    if not args.functions:
+        return
     symbols = insns.symbols(vmlinux)
-    for job, modes in pairs(reports).items() if args.functions else ():
+    for job, modes in pairs(reports).items():
         print("\n%s, per I/O, pin / nopin" % job)
         print("\n".join(regions_table(modes)))
         for column in args.functions:
