@@ -35,7 +35,7 @@ MUTANT = os.path.join(BUILD, "mutant")
 IMAGE = os.path.join(MUTANT, "arch/x86/boot/bzImage")
 LOGS = os.path.join(BUILD, "mutants")
 # A guest that takes longer hangs
-SECONDS = 150
+SECONDS = 300
 
 
 class Mutant:
