@@ -393,11 +393,12 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 
 /*
  * Enter as much of @iter as the bio can hold; prepare, and try again, if need be.
- * Returns 0, or the cause of a fallback. With @again, -EAGAIN instead of waiting
- * for page faults or invalidations.
+ * With @closed it was tried. Returns 0, or the cause of a fallback. With @again,
+ * -EAGAIN instead of waiting for page faults or invalidations.
  */
 static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
-			   bool nowait, bool again, unsigned int mem_align_mask,
+			   bool closed, bool nowait, bool again,
+			   unsigned int mem_align_mask,
 			   unsigned int len_align_mask)
 {
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
@@ -414,8 +415,12 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 		bio_nopin_alloc_vecs(bio);
 
 	nowait |= iter->nofault;
-	while ((ret = bio_nopin_try(bio, iter, prompt, mem_align_mask,
-				    len_align_mask, &pos))) {
+	for (;; closed = false) {
+		ret = closed ? -EAGAIN :
+			       bio_nopin_try(bio, iter, prompt, mem_align_mask,
+					     len_align_mask, &pos);
+		if (!ret)
+			return NOPIN_FALLBACK_NONE;
 		if (ret == -ENOSPC)
 			return NOPIN_FALLBACK_EXTENTS;
 		if (ret == -EINVAL)
@@ -451,7 +456,6 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 			return NOPIN_FALLBACK_INVALID;
 		}
 	}
-	return NOPIN_FALLBACK_NONE;
 }
 
 /* The pages have been entered */
@@ -467,6 +471,7 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  * @iter: as for bio_nopin_get_pages(), whole blocks
  * @iocb: as for bio_nopin_get_pages()
  * @mem_align_mask: as for bio_nopin_get_pages()
+ * @flags: for bio_nopin_get_pages(); gets BIO_NOPIN_CLOSED
  *
  * The way of most I/O: the buffer is in one piece, and was used lately. The bio
  * points to the translations, or gets one bio_vec for adjacent pages.
@@ -476,7 +481,7 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  * Return: whether the bio has got all of @iter, which is at its end now.
  */
 bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
-		     unsigned int mem_align_mask)
+		     unsigned int mem_align_mask, unsigned int *flags)
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
 	size_t nr = bio_nopin_nr(addr, iter->count);
@@ -504,6 +509,7 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 				   bio_nopin_dir(bio), prompt, &bio->bi_nopin);
 	if (unlikely(!bvec)) {
 		nopin_window_end();
+		*flags |= BIO_NOPIN_CLOSED;
 		return false;
 	}
 
@@ -534,7 +540,8 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
  * @iocb: the I/O
  * @flags: BIO_NOPIN_OTHER if the I/O is not prompt, whatever the device is: the
  *	caller may hold the bio across anything; BIO_NOPIN_STARTED if part of
- *	the I/O was submitted, so that the whole cannot be tried again
+ *	the I/O was submitted, so that the whole cannot be tried again;
+ *	BIO_NOPIN_CLOSED if bio_nopin_known() could not enter the pages
  * @mem_align_mask: address and length of each piece of @iter have to be aligned to
  *	this mask, if that was not checked before
  * @len_align_mask: the size of the bio is aligned to this mask
@@ -568,6 +575,7 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
 					      len_align_mask);
 	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),
+				flags & BIO_NOPIN_CLOSED,
 				iocb->ki_flags & IOCB_NOWAIT,
 				(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
 				!(flags & BIO_NOPIN_STARTED),
@@ -609,7 +617,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 
 	if (!nopin_direct_io() || !user_backed_iter(iter))
 		return false;
-	cause = bio_nopin_enter(bio, iter, false, false, false, 0, 0);
+	cause = bio_nopin_enter(bio, iter, false, false, false, false, 0, 0);
 	if (cause)
 		goto fallback;
 

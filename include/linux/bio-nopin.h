@@ -20,6 +20,7 @@ int bio_iov_iter_get_pages(struct bio *bio, struct iov_iter *iter,
 /* How bio_iov_iter_get_pages_nopin() is called */
 #define BIO_NOPIN_OTHER		1	/* not prompt, whatever the device is */
 #define BIO_NOPIN_STARTED	2	/* too late for -EAGAIN */
+#define BIO_NOPIN_CLOSED	4	/* bio_nopin_known() has tried in vain */
 
 /* That many are embedded in a bio: allocating fewer saves nothing */
 #define BIO_NOPIN_VECS	4
@@ -39,7 +40,8 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 			unsigned int mem_align_mask,
 			unsigned int len_align_mask);
 bool bio_nopin_known(struct bio *bio, struct iov_iter *iter,
-		     struct kiocb *iocb, unsigned int mem_align_mask);
+		     struct kiocb *iocb, unsigned int mem_align_mask,
+		     unsigned int *flags);
 void bio_nopin_exit(struct bio *bio);
 
 #ifdef CONFIG_NOPIN
@@ -80,7 +82,8 @@ static inline int bio_iov_iter_get_pages_nopin(struct bio *bio,
 	if (nopin_direct_io() ||
 	    (IS_ENABLED(CONFIG_NOPIN) && unlikely(!bio->bi_max_vecs))) {
 		if (!(flags & BIO_NOPIN_OTHER) &&
-		    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask)))
+		    likely(bio_nopin_known(bio, iter, iocb, mem_align_mask,
+					   &flags)))
 			return 0;
 		return bio_nopin_get_pages(bio, iter, iocb, flags,
 					   mem_align_mask, len_align_mask);

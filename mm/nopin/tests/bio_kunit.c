@@ -51,6 +51,7 @@ static int get_aligned(struct kunit *test, struct fake_io *io,
 		       unsigned int mem_align_mask)
 {
 	bool write = dir == NOPIN_TO_DEVICE;
+	unsigned int flags = 0;
 	int ret;
 
 	bio_init(&io->bio, NULL, io->vecs, BIO_NOPIN_VECS,
@@ -58,7 +59,8 @@ static int get_aligned(struct kunit *test, struct fake_io *io,
 	io->bio.bi_bdev = &io->bdev;
 	iov_iter_ubuf(&io->iter, write ? ITER_SOURCE : ITER_DEST,
 		      (void __user *)addr, len);
-	ret = bio_nopin_known(&io->bio, &io->iter, &io->iocb, mem_align_mask) ?
+	ret = bio_nopin_known(&io->bio, &io->iter, &io->iocb, mem_align_mask,
+			      &flags) ?
 	      0 : -EAGAIN;
 	KUNIT_EXPECT_EQ(test, iov_iter_count(&io->iter), ret ? len : 0);
 	KUNIT_EXPECT_EQ(test, bio_nopin(&io->bio), !ret);
