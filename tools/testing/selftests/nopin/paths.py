@@ -9,6 +9,7 @@ Standard input is passed on with --tap, as comments: the output is a log as well
 
 import argparse
 import fnmatch
+import re
 import sys
 
 COMMANDS = ("sg", "bsg", "nvme")        # kinds for a table of their own
@@ -61,30 +62,43 @@ class Line:
         return what == "nopin" and self.bios < 1
 
 
+def version(text):
+    """The first two numbers, as they compare: of 6.12.117, say, or of 7.3"""
+    return tuple(int(n) for n in re.findall(r"\d+", text)[:2])
+
+
 class Claims:
+    release = ()                # of the kernel that was counted
+
     def __init__(self, name):
-        self.lines = []         # [path, kind, direction, claim, used]
+        self.lines = []         # [path, kind, direction, claim, since, used]
         with open(name, encoding="utf-8") as f:
             for number, text in enumerate(f, 1):
                 fields = text.split("#")[0].split()
                 if not fields:
                     continue
-                if len(fields) != 4 or fields[3].split(":")[0] not in WORDS:
-                    sys.exit(f"{name}:{number}: not PATH KIND DIRECTION CLAIM: {text}")
-                self.lines.append(fields + [False])
+                if len(fields) not in (4, 5) or fields[3].split(":")[0] not in WORDS:
+                    sys.exit(f"{name}:{number}: not PATH KIND DIRECTION CLAIM [SINCE]: {text}")
+                since = version(fields[4]) if len(fields) == 5 else ()
+                self.lines.append(fields[:4] + [since, False])
 
     def of(self, *what):
         """Of a path, a kind and a direction"""
         for claim in self.lines:
-            if all(fnmatch.fnmatch(got, want) for got, want in zip(what, claim)):
-                claim[4] = True
+            if self.release >= claim[4] and \
+                    all(fnmatch.fnmatch(got, want) for got, want in zip(what, claim)):
+                claim[5] = True
                 return claim[3]
         return None
 
     def unused(self, skipped):
-        """Those that nothing fits, unless that may be for what was skipped"""
-        return [" ".join(c[:4]) for c in self.lines
-                if not c[4] and not any(fnmatch.fnmatch(path, c[0]) for path in skipped)]
+        """Those that nothing fits, unless that may be for what was skipped. What is the
+        same on all kernels may be hidden by what later ones do"""
+        return [" ".join(c[:4]) for c in self.lines if not c[5]
+                and self.release >= c[4]
+                and not any(fnmatch.fnmatch(path, c[0]) for path in skipped)
+                and not any(o[4] and self.release >= o[4] and fnmatch.fnmatch(c[0], o[0])
+                            for o in self.lines)]
 
 
 class Tap:
@@ -140,6 +154,8 @@ def tap(claims, file, echo):
             if lines and lines[0].path != line.path:
                 flush()
             lines.append(line)
+        elif fields[0] == "# release":
+            claims.release = version(fields[1])
         elif fields[0] == "# left":
             left = int(fields[2])
             flush()

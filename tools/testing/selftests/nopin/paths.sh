@@ -96,6 +96,8 @@ mkdir -p $mnt/bin $mnt/fs $mnt/base || exit 2
 # From memory: nothing of the tests' own is read from the disks meanwhile
 cp "$bin/paths" "$bin/paths_serve" $mnt/bin || exit 2
 
+echo "# release|$(uname -r)"
+
 # ---- tools ----
 
 reason=
