@@ -582,6 +582,11 @@ static void reflink(CONTEXT, const char *env)
 		stream_hold(&c->s, false);
 		ASSERT_EQ(0, stream_wait(&c->s, 2));
 	}
+	/* With pins btrfs of 7.3 may be lucky, if it finds no wrong checksum */
+	if (!late && !nopin() && !strcmp(env, "NOPIN_BTRFS")) {
+		EXPECT_EQ(0, stream_stop(&c->s));
+		SKIP(return, "pins: no page of a clone has changed this time");
+	}
 	end(_metadata, c, late, CLONES * NR_PAGES, "pages of clones changed");
 }
 

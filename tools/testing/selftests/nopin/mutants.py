@@ -5,7 +5,8 @@
     mutants.py [NAME...]        build a kernel with each mutant, run its tests
     mutants.py --applies        only see whether each applies, and names tests
 
-A mutant is a patch mutants/NAME.patch. Its header says which rule it breaks, and
+A mutant is a patch mutants/NAME.patch, or mutants/VERSION/NAME.patch where that version
+of the kernel needs another one. Its header says which rule it breaks, and
 which tests have to notice: those of KUnit are SUITE.TEST, those of run.sh
 PROGRAM:TEST. Such a test is run without a mutant first, and must pass then: a test that
 always fails would notice anything. With a mutant it must fail, or the kernel must
@@ -26,7 +27,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 REPO = os.path.realpath(os.path.join(HERE, "../../../.."))
 VM = os.path.join(REPO, "tools/testing/vm")
 sys.path.insert(0, VM)
-from where import BUILD  # noqa: E402
+from where import BUILD, KERNEL  # noqa: E402
 PATCHES = os.path.join(HERE, "mutants")
 LINUX = os.path.join(BUILD, "linux")
 TREE = os.path.join(BUILD, "linux-mutant")
@@ -41,7 +42,8 @@ SECONDS = 300
 class Mutant:
     def __init__(self, name):
         self.name = name
-        self.path = os.path.join(PATCHES, name + ".patch")
+        of_all, own = (os.path.join(PATCHES, d, name + ".patch") for d in ("", KERNEL))
+        self.path = own if os.path.exists(own) else of_all
         with open(self.path, encoding="utf-8") as f:
             text = f.read()
         head = text.partition("\n--- ")[0]
