@@ -38,10 +38,11 @@
 struct list_lru nopin_lru;
 
 /*
- * Chunks that no I/O has used for one to two times this long are freed. After each
- * round I/O has to look up again what it uses, so not often.
+ * Chunks that no I/O has used for one to two times this long are freed: within ten
+ * minutes, as a timer of that length may be half a minute late. After each round I/O
+ * has to look up again what it uses, so not often.
  */
-#define NOPIN_IDLE	(300 * HZ)
+#define NOPIN_IDLE	(240 * HZ)
 static void nopin_idle(struct work_struct *work);
 static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
 
