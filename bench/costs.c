@@ -7,6 +7,7 @@
  *	costs change DISK	changes of mappings, in a process with I/O in flight
  *	costs busy DISK		changes of mappings of a buffer with I/O in flight
  *	costs after DISK	the first I/O of a page after a change of its mapping
+ *	costs sparse DISK	reads all over 1 TiB of address space
  *	costs memory DISK	kernel memory for buffers in use
  *
  * DISK is a block device, or slow:NS: a null_blk that the program creates for
@@ -48,12 +49,16 @@
  * still there (fork) or has exited (exited), mprotect() to read-only and back, and
  * MADV_DONTNEED (madvise). The times are those of one read or write.
  *
+ * "sparse" has a page in each GiB of 1 TiB, and reads into each of them three times,
+ * one after the other.
+ *
  * "memory" reads and writes each page of 256 MiB of buffers in 4 KiB pieces. Its
  * results are bytes that the kernel has come to use since before: in "kernel"
  * without page tables, and in "slab" of it, both of a control group; in
  * "all_slab" of the system, free objects included. When the buffers have been
- * used, are unmapped, are unmapped and the kernel was told to reclaim memory
- * (pressure), and when the process is gone (exited).
+ * used, have not been used for ten minutes (idle), are unmapped, are unmapped and the
+ * kernel was told to reclaim memory (pressure), and when the process is gone (exited).
+ * And for the pages of "sparse", of which there are few (used, unmapped).
  */
 #define _GNU_SOURCE
 #include <liburing.h>
@@ -696,12 +701,79 @@ static void do_after(void)
 	}
 }
 
+/* "sparse" */
+
+#define SPARSE		1024UL	/* GiB */
+#define VISITS		3
+
+static char *sparse_page(unsigned long i)
+{
+	/* Not all of them at the same place of the GiB */
+	return ARENA + i * GIB + i % 512 * 2 * MIB;
+}
+
+static void map_sparse(void)
+{
+	unsigned long i;
+
+	if (mmap(ARENA, SPARSE * GIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED |
+		 MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != ARENA)
+		err(1, "mmap");
+	for (i = 0; i < SPARSE; i++)
+		*sparse_page(i) = 1;
+}
+
+/* The time that a read takes */
+static uint64_t visit_sparse(void)
+{
+	uint64_t ns = now_ns();
+	unsigned long i;
+
+	for (i = 0; i < SPARSE; i++)
+		read_into(disk, sparse_page(i), PAGE);
+	return (now_ns() - ns) / SPARSE;
+}
+
+static void sparse_in(void *arg)
+{
+	uint64_t *ns = arg;
+	int i;
+
+	map_sparse();
+	for (i = 0; i < VISITS; i++)
+		ns[i] = visit_sparse();
+}
+
+static void do_sparse(void)
+{
+	static const char * const visit[VISITS] = { "first", "second", "third" };
+	static uint64_t ns[VISITS][ROUNDS];
+	uint64_t *shared;
+	int i, round;
+
+	shared = mmap(NULL, VISITS * sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		err(1, "mmap");
+	for (round = -1; round < ROUNDS; round++) {
+		in_child(sparse_in, shared);
+		for (i = 0; i < VISITS && round >= 0; i++)
+			ns[i][round] = shared[i];
+	}
+	for (i = 0; i < VISITS; i++) {
+		result("\"gib\": %lu, \"visit\": \"%s\"", SPARSE, visit[i]);
+		print_times(ns[i], ROUNDS);
+		result_end();
+	}
+}
+
 /* "memory" */
 
 #define MUCH		(256 * MIB)
 #define TIMES		3
+#define IDLE_SECONDS	605	/* ten minutes, and for timers to be late */
 
-static void print_memory(const char *pages, const char *stage,
+static void print_memory(const char *pages, const char *stage, size_t size,
 			 const struct kernel_memory *before)
 {
 	struct kernel_memory now = kernel_memory();
@@ -711,7 +783,7 @@ static void print_memory(const char *pages, const char *stage,
 	now.all_slab -= before->all_slab;
 	printf("%s{\"pages\": \"%s\", \"stage\": \"%s\", \"kernel\": %ld, \"slab\": %ld, \"all_slab\": %ld, \"kernel_per_gib\": %ld, \"percent\": %.4f}",
 	       separator, pages, stage, now.kernel, now.slab, now.all_slab,
-	       now.kernel * (long)(GIB / MUCH), now.kernel * 100.0 / MUCH);
+	       (long)(now.kernel * ((double)GIB / size)), now.kernel * 100.0 / size);
 	separator = ", ";
 }
 
@@ -740,6 +812,7 @@ static void memory_in(void *arg)
 	bool huge = !strcmp(pages, "huge");
 	struct kernel_memory before;
 	bool check;
+	int i;
 
 	if (prctl(PR_SET_THP_DISABLE, !huge, 0, 0, 0))
 		err(1, "prctl");
@@ -758,13 +831,32 @@ static void memory_in(void *arg)
 	}
 	before = kernel_memory();
 	use_pages(check);
-	print_memory(pages, "used", &before);
+	print_memory(pages, "used", MUCH, &before);
+	/* As any other process would, wake up the processor at times */
+	for (i = 0; i < IDLE_SECONDS; i++)
+		sleep(1);
+	print_memory(pages, "idle", MUCH, &before);
 	if (munmap(ARENA, MUCH))
 		err(1, "munmap");
-	print_memory(pages, "unmapped", &before);
+	print_memory(pages, "unmapped", MUCH, &before);
 	write_file("/proc/sys/vm/drop_caches", "2");
 	reclaim_group(MUCH);
-	print_memory(pages, "pressure", &before);
+	print_memory(pages, "pressure", MUCH, &before);
+}
+
+static void sparse_memory_in(void *arg)
+{
+	struct kernel_memory before;
+	int i;
+
+	map_sparse();
+	before = kernel_memory();
+	for (i = 0; i < VISITS; i++)
+		visit_sparse();
+	print_memory("sparse", "used", SPARSE * GIB, &before);
+	if (munmap(ARENA, SPARSE * GIB))
+		err(1, "munmap");
+	print_memory("sparse", "unmapped", SPARSE * GIB, &before);
 }
 
 static void do_memory(void)
@@ -775,10 +867,11 @@ static void do_memory(void)
 	before = kernel_memory();
 	in_child(memory_in, "small");
 	separator = ", ";
-	print_memory("small", "exited", &before);
+	print_memory("small", "exited", MUCH, &before);
 	before = kernel_memory();
 	in_child(memory_in, "huge");
-	print_memory("huge", "exited", &before);
+	print_memory("huge", "exited", MUCH, &before);
+	in_child(sparse_memory_in, NULL);
 }
 
 static const struct {
@@ -786,7 +879,8 @@ static const struct {
 	void (*fn)(void);
 } measure[] = {
 	{ "register", do_register }, { "first", do_first }, { "change", do_change },
-	{ "busy", do_busy }, { "after", do_after }, { "memory", do_memory },
+	{ "busy", do_busy }, { "after", do_after }, { "sparse", do_sparse },
+	{ "memory", do_memory },
 };
 
 int main(int argc, char **argv)
@@ -797,7 +891,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], measure[i].name))
 			break;
 	if (argc != 3 || i == nr) {
-		fprintf(stderr, "usage: costs register|first|change|busy|after|memory DISK\n");
+		fprintf(stderr, "usage: costs register|first|change|busy|after|sparse|memory DISK\n");
 		return 2;
 	}
 	disk = open_disk(argv[2]);

@@ -208,6 +208,7 @@ COSTS = {
     "first": "The first I/O of a process, with first_ios 0",
     "first-default": "The first I/O of a process, which is pinned by default",
     "after": "The first and the second I/O of a page after a change of its mapping",
+    "sparse": "Three reads into each of 1024 pages that are 1 GiB apart",
     "busy": "To change memory while a read is on its way to it, and when it has ended",
 }
 
@@ -235,8 +236,9 @@ def costs(results):
             rows.setdefault((item["pages"], item["stage"]), {})[r["mode"]] = item
     if rows:
         yield from ["### Kernel memory per GiB of buffers, without page tables", "",
-                    "All of it used for reads and writes of 4 KiB, then unmapped, unmapped and "
-                    "memory scarce, and the process gone.", ""]
+                    "All of it used for reads and writes of 4 KiB, then not used for ten minutes, "
+                    "unmapped, unmapped and memory scarce, and the process gone. \"sparse\": one "
+                    "page of each GiB of 1 TiB used, and all of it unmapped.", ""]
         yield from table(["pages", "", "pin, KiB", "nopin, KiB", "nopin, % of the buffers"],
                          [[*key, *("%.0f" % (r[m]["kernel_per_gib"] / 1024) if m in r else "-"
                                    for m in lib.MODES),

@@ -148,6 +148,13 @@ def costs_bars(reports):
                   most("after", after=after, op="read", which="first"), 1.05, "after")
     yield bar("the first read of a process with 30000 mappings",
               most("first-default", mappings=30000, read="first"), 1.1, "first-default")
+    for stage, name, bound in (("used", "in use", 0.5), ("idle", "idle for ten minutes", 0.05),
+                               ("unmapped", "unmapped", 0.01)):
+        yield Bar("kernel memory of buffers %s, %%, small and huge pages" % name,
+                  max((i["percent"] for r in reports for i in r.get("results", ())
+                       if r["job"] == "memory" and r["mode"] == "nopin" and
+                       (i["pages"], i["stage"]) in (("small", stage), ("huge", stage))),
+                      default=None), bound, "costs", "memory", at_least=False)
     ns = {r["mode"]: r["process_ns"]["median"] for r in reports
           if r["job"] == "processes-default" and "process_ns" in r}
     yield bar("fork, 8 reads, exit", ns["nopin"] / ns["pin"] if len(ns) == 2 else None, 1.02,
@@ -216,7 +223,7 @@ def figures(results):
                               ("storm", "changes_per_s", "changes, ratio")):
         for job, row in ratios(parts.get(part, ()), field).items():
             found[part, job, name] = Figure(row["ratio"], row["least"], row["greatest"], 1)
-    for what in ("register", "first", "first-default", "change", "busy", "after"):
+    for what in ("register", "first", "first-default", "change", "busy", "after", "sparse"):
         for key, modes in costs(parts.get("costs", ()), what).items():
             label = " ".join([what, *("%s=%s" % k for k in key)])
             for mode, ns in modes.items():
