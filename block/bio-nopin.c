@@ -393,14 +393,20 @@ static int bio_nopin_prepare(struct bio *bio, const struct iov_iter *iter,
 
 /*
  * Enter as much of @iter as the bio can hold; prepare, and try again, if need be.
- * With @closed it was tried. Returns 0, or the cause of a fallback. With @again,
- * -EAGAIN instead of waiting for page faults or invalidations.
+ * @iocb and @flags as for bio_nopin_get_pages(), but a request has no iocb. Returns
+ * 0, the cause of a fallback, or -EAGAIN for IOCB_NOPIN_AGAIN.
  */
-static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
-			   bool closed, bool nowait, bool again,
+static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter,
+			   struct kiocb *iocb, unsigned int flags,
 			   unsigned int mem_align_mask,
 			   unsigned int len_align_mask)
 {
+	bool prompt = bio_nopin_prompt(bio, iocb, flags);
+	bool closed = flags & BIO_NOPIN_CLOSED;
+	bool nowait = iter->nofault ||
+		      (iocb && iocb->ki_flags & IOCB_NOWAIT);
+	bool again = iocb && iocb->ki_flags & IOCB_NOPIN_AGAIN &&
+		     !(flags & BIO_NOPIN_STARTED);
 	struct bio_nopin_pos pos = bio_nopin_start(iter);
 	size_t left = iov_iter_count(iter);
 	unsigned int tries = 0;
@@ -414,7 +420,6 @@ static int bio_nopin_enter(struct bio *bio, struct iov_iter *iter, bool prompt,
 	if (!bio->bi_max_vecs)
 		bio_nopin_alloc_vecs(bio);
 
-	nowait |= iter->nofault;
 	for (;; closed = false) {
 		ret = closed ? -EAGAIN :
 			       bio_nopin_try(bio, iter, prompt, mem_align_mask,
@@ -574,12 +579,8 @@ int bio_nopin_get_pages(struct bio *bio, struct iov_iter *iter,
 	if (!user_backed_iter(iter))
 		return bio_iov_iter_get_pages(bio, iter, mem_align_mask,
 					      len_align_mask);
-	cause = bio_nopin_enter(bio, iter, bio_nopin_prompt(bio, iocb, flags),
-				flags & BIO_NOPIN_CLOSED,
-				iocb->ki_flags & IOCB_NOWAIT,
-				(iocb->ki_flags & IOCB_NOPIN_AGAIN) &&
-				!(flags & BIO_NOPIN_STARTED),
-				mem_align_mask, len_align_mask);
+	cause = bio_nopin_enter(bio, iter, iocb, flags, mem_align_mask,
+				len_align_mask);
 	if (cause < 0)
 		return cause;
 	if (cause) {
@@ -617,7 +618,7 @@ bool bio_nopin_map_user(struct request *rq, struct bio *bio,
 
 	if (!nopin_direct_io() || !user_backed_iter(iter))
 		return false;
-	cause = bio_nopin_enter(bio, iter, false, false, false, false, 0, 0);
+	cause = bio_nopin_enter(bio, iter, NULL, BIO_NOPIN_OTHER, 0, 0);
 	if (cause)
 		goto fallback;
 

@@ -46,6 +46,7 @@ static void known_complete(struct kiocb *iocb, long ret)
 {
 }
 
+/* -EAGAIN if it could not enter, -EINVAL if it has not tried */
 static int get_aligned(struct kunit *test, struct fake_io *io,
 		       unsigned long addr, size_t len, enum nopin_dir dir,
 		       unsigned int mem_align_mask)
@@ -59,9 +60,11 @@ static int get_aligned(struct kunit *test, struct fake_io *io,
 	io->bio.bi_bdev = &io->bdev;
 	iov_iter_ubuf(&io->iter, write ? ITER_SOURCE : ITER_DEST,
 		      (void __user *)addr, len);
-	ret = bio_nopin_known(&io->bio, &io->iter, &io->iocb, mem_align_mask,
-			      &flags) ?
-	      0 : -EAGAIN;
+	if (bio_nopin_known(&io->bio, &io->iter, &io->iocb, mem_align_mask,
+			    &flags))
+		ret = 0;
+	else
+		ret = flags & BIO_NOPIN_CLOSED ? -EAGAIN : -EINVAL;
 	KUNIT_EXPECT_EQ(test, iov_iter_count(&io->iter), ret ? len : 0);
 	KUNIT_EXPECT_EQ(test, bio_nopin(&io->bio), !ret);
 	return ret;
@@ -227,12 +230,12 @@ static void test_known_border(struct kunit *test)
 						dir), 0);
 		bio_nopin_exit(&io->bio);
 		KUNIT_EXPECT_EQ(test, get_known(test, io, BORDER - PAGE_SIZE,
-						2 * PAGE_SIZE, dir), -EAGAIN);
+						2 * PAGE_SIZE, dir), -EINVAL);
 		EXPECT_STATE(test, 0, a, nr - 1, 1, dir);
 		EXPECT_STATE(test, 0, b, 0, 1, dir);
 
 		KUNIT_EXPECT_EQ(test, get_known(test, io, middle - PAGE_SIZE,
-						2 * PAGE_SIZE, dir), -EAGAIN);
+						2 * PAGE_SIZE, dir), -EINVAL);
 		EXPECT_STATE(test, 0, b, 0, 2 * NOPIN_CHUNK_PAGES, dir);
 	}
 }
@@ -248,12 +251,12 @@ static void test_known_align(struct kunit *test)
 	} pieces[] = {
 		{ 512, 512, 511, 0 },
 		{ 512, PAGE_SIZE, 511, 0 },
-		{ 513, 512, 511, -EAGAIN },
-		{ 512, 513, 511, -EAGAIN },
-		{ 256, PAGE_SIZE, 511, -EAGAIN },
+		{ 513, 512, 511, -EINVAL },
+		{ 512, 513, 511, -EINVAL },
+		{ 256, PAGE_SIZE, 511, -EINVAL },
 		{ 256, PAGE_SIZE - 256, 255, 0 },
 		{ 4, 4, 3, 0 },
-		{ 2, 4, 3, -EAGAIN },
+		{ 2, 4, 3, -EINVAL },
 		{ 1, 1, 0, 0 },
 	};
 	unsigned long addr = nt_map_chunk(test);
