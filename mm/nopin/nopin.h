@@ -7,6 +7,7 @@
 #define __MM_NOPIN_H
 
 #include <linux/atomic.h>
+#include <linux/bitmap.h>
 #include <linux/bits.h>
 #include <linux/bvec.h>
 #include <linux/list.h>
@@ -66,6 +67,7 @@
 /* How much of the address space a range covers */
 #define NOPIN_MM_SHIFT		30
 #define NOPIN_MM_SLOTS		64
+#define NOPIN_RANGE_CHUNKS	((1UL << NOPIN_MM_SHIFT) / NOPIN_CHUNK_SIZE)
 
 /**
  * struct nopin_chunk - states and translations of 512 pages, allocated on their
@@ -133,6 +135,7 @@ struct nopin_slot {
  * @start: first address, page aligned
  * @nr_pages: length
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
+ * @pinned: one bit per chunk; set if any is set there. Under @lock.
  * @unpin: unpins idle pages
  * @rcu: frees the range when no exit can be about to wake a waiter
  * @slot: the chunks
@@ -149,7 +152,8 @@ struct nopin_range {
 	unsigned long			start;
 	unsigned int			nr_pages;
 	unsigned int			nr_pinned;
-	struct work_struct		unpin;
+	DECLARE_BITMAP(pinned, NOPIN_RANGE_CHUNKS);
+	struct delayed_work		unpin;
 	struct rcu_head			rcu;
 	struct nopin_slot		slot[];
 };

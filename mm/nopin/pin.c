@@ -9,9 +9,9 @@
  * closed, so no more come.
  *
  * The bios exit as ever. The exit of a closed page queues a worker if any page of
- * the range is pinned. The worker looks which pages are idle, sets them dirty if
- * the device has written them, as the PTE that was dirty may be gone or clean by
- * now, and unpins them. Bios that end in an interrupt could not.
+ * the range is pinned. A moment later the worker looks which pages are idle, sets
+ * them dirty if the device has written them, as the PTE that was dirty may be gone
+ * or clean by now, and unpins them. Bios that end in an interrupt could not.
  *
  * Until then the page stays closed, in both directions, and its translation stays,
  * for the worker and for the bios. New I/O to the page, or to what is mapped in its
@@ -29,6 +29,13 @@
 #include "../internal.h"
 #include "nopin.h"
 
+/*
+ * The worker waits so many jiffies for more bios to exit. If it ran at once, where
+ * fork() has pinned the pages of a deep queue, it would preempt the tasks that these
+ * bios wake up, again and again.
+ */
+#define NOPIN_UNPIN_DELAY	1
+
 /* How many pages the worker unpins at a time */
 #define NOPIN_UNPIN_BATCH	32
 
@@ -45,6 +52,10 @@ static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
 	bits = &chunk->pinned[dir][page % NOPIN_CHUNK_PAGES / NOPIN_BITS_PER_WORD];
 	WRITE_ONCE(*bits, pinned ? *bits | bit : *bits & ~bit);
 	WRITE_ONCE(range->nr_pinned, range->nr_pinned + (pinned ? 1 : -1));
+	if (pinned)
+		__set_bit(chunk->index, range->pinned);
+	else if (!memchr_inv(chunk->pinned, 0, sizeof(chunk->pinned)))
+		__clear_bit(chunk->index, range->pinned);
 }
 
 /**
@@ -58,7 +69,7 @@ void nopin_unpin(struct nopin_range *range)
 	/* The worker has a reference, see nopin_unpin_work() */
 	if (!refcount_inc_not_zero(&range->ref))
 		return;
-	if (!queue_work(nopin_wq, &range->unpin))
+	if (!queue_delayed_work(nopin_wq, &range->unpin, NOPIN_UNPIN_DELAY))
 		nopin_range_put(range);
 }
 
@@ -76,7 +87,8 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	u64 bits;
 
 	spin_lock(&range->lock);
-	chunk = range->slot[i].chunk;
+	/* It is not freed while any page of it is pinned */
+	chunk = test_bit(i, range->pinned) ? range->slot[i].chunk : NULL;
 	for (word = 0; chunk && word < ARRAY_SIZE(chunk->pinned[dir]); word++) {
 		bits = chunk->pinned[dir][word];
 		for (; bits && nr < NOPIN_UNPIN_BATCH; bits &= bits - 1) {
@@ -102,7 +114,6 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 			unpin_user_folio(page_folio(pages[n]), 1);
 	}
 
-	/* The chunk is not freed while any page of it is pinned */
 	spin_lock(&range->lock);
 	for (n = 0; n < nr; n++)
 		nopin_set_pinned(chunk, index[n], dir, false);
@@ -112,6 +123,15 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	if (last)
 		nopin_range_put(range);
 	return nr;
+}
+
+/* The first chunk from @i on that has pinned pages */
+static unsigned int nopin_next_pinned(struct nopin_range *range, unsigned int i)
+{
+	spin_lock(&range->lock);
+	i = find_next_bit(range->pinned, NOPIN_RANGE_CHUNKS, i);
+	spin_unlock(&range->lock);
+	return i;
 }
 
 /**
@@ -124,22 +144,13 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 void nopin_unpin_work(struct work_struct *work)
 {
 	struct nopin_range *range = container_of(work, struct nopin_range,
-						 unpin);
+						 unpin.work);
 	unsigned int i, dir;
 
-	for (i = 0; i < nopin_nr_chunks(range) && READ_ONCE(range->nr_pinned); i++) {
-		struct nopin_chunk *chunk;
-		bool any;
-
-		rcu_read_lock();
-		chunk = nopin_chunk_at(range, i * NOPIN_CHUNK_PAGES);
-		any = chunk && memchr_inv(chunk->pinned, 0,
-					  sizeof(chunk->pinned));
-		rcu_read_unlock();
-		for (dir = 0; any && dir < NOPIN_NR_DIRS; dir++)
+	for (i = 0; (i = nopin_next_pinned(range, i)) < NOPIN_RANGE_CHUNKS; i++)
+		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 			while (nopin_unpin_some(range, i, dir))
 				cond_resched();
-	}
 	nopin_range_put(range);
 }
 

@@ -189,8 +189,7 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 
 	lockdep_assert_held(&range->lock);
 
-	if (range->draining ||
-	    memchr_inv(chunk->pinned, 0, sizeof(chunk->pinned)))
+	if (range->draining || test_bit(chunk->index, range->pinned))
 		return false;
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 		for (i = 0; i < NOPIN_CHUNK_WORDS; i++)
@@ -478,7 +477,7 @@ static const struct mmu_interval_notifier_ops nopin_notifier_ops = {
  * nopin_range_create - watch a range of user memory
  * @mm: the mm
  * @start: first address, a multiple of NOPIN_CHUNK_SIZE
- * @nr_pages: length
+ * @nr_pages: length, at most 1 GiB
  *
  * Context: Process context, with the mm in use; takes the mmap_lock for
  * writing if @mm has no interval notifier yet.
@@ -499,7 +498,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&range->lock);
 	init_waitqueue_head(&range->wait);
-	INIT_WORK(&range->unpin, nopin_unpin_work);
+	INIT_DELAYED_WORK(&range->unpin, nopin_unpin_work);
 	refcount_set(&range->ref, 1);
 	range->late = jiffies;
 	range->crowded = jiffies;
