@@ -179,8 +179,8 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 		unsigned int room = bio->bi_max_vecs;
 		struct nopin_extent *many;
 
-		many = kmalloc_array(room, sizeof(*many), GFP_NOWAIT |
-				     __GFP_NOWARN | __GFP_ACCOUNT);
+		many = kmalloc_array(room, sizeof(*many),
+				     GFP_NOWAIT | __GFP_ACCOUNT);
 		if (!many)
 			return false;
 		many[0] = *ext;

@@ -42,7 +42,7 @@ int nopin_mm_create(struct mm_struct *mm)
 	ret = mmu_notifier_register(NULL, mm);
 	if (ret)
 		return ret;
-	nm = kzalloc(sizeof(*nm), GFP_KERNEL_ACCOUNT);
+	nm = kzalloc_obj(*nm, GFP_KERNEL_ACCOUNT);
 	if (!nm)
 		return -ENOMEM;
 	xa_init(&nm->ranges);
@@ -104,7 +104,7 @@ void nopin_mm_want(struct mm_struct *mm, unsigned long addr)
 	/* Negative while the work is pending */
 	if (nr < 0 || !atomic_try_cmpxchg(&mm->nopin_first, &nr, INT_MIN))
 		return;
-	first = kmalloc(sizeof(*first), GFP_NOWAIT | __GFP_NOWARN);
+	first = kmalloc_obj(*first, GFP_NOWAIT);
 	if (!first) {
 		atomic_set(&mm->nopin_first, 0);
 		return;
