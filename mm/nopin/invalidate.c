@@ -118,9 +118,8 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 	while (*page < end) {
 		unsigned int stop = min(end, nopin_next_chunk(*page));
 		struct nopin_chunk *chunk = nopin_chunk_at(range, *page);
-		unsigned int i = *page % NOPIN_CHUNK_PAGES /
-				 NOPIN_PAGES_PER_WORD;
-		u64 used = chunk ? READ_ONCE(chunk->used[dir]) >> i : 0;
+		u64 used = chunk ? READ_ONCE(chunk->used[dir]) >>
+				   nopin_word_index(*page) : 0;
 		atomic64_t *word;
 
 		if (used && __ffs64(used))
@@ -141,22 +140,31 @@ static atomic64_t *nopin_next_used(struct nopin_range *range,
 	return NULL;
 }
 
-/* Has I/O used the chunk since its pages were closed? */
-static bool nopin_chunk_used(const struct nopin_chunk *chunk)
+/* Has I/O used any word with these pages since it was closed? */
+static bool nopin_any_used(struct nopin_range *range, unsigned int first,
+			   unsigned int end)
 {
-	return chunk->used[NOPIN_FROM_DEVICE] | chunk->used[NOPIN_TO_DEVICE];
+	struct nopin_chunk *chunk;
+	u64 words;
+
+	lockdep_assert_held(&range->lock);
+
+	for (; first < end; first = nopin_next_chunk(first)) {
+		chunk = nopin_chunk_at(range, first);
+		if (!chunk)
+			continue;
+		words = GENMASK_ULL(nopin_word_index(min(end, nopin_next_chunk(first)) - 1),
+				    nopin_word_index(first));
+		if ((chunk->used[NOPIN_FROM_DEVICE] |
+		     chunk->used[NOPIN_TO_DEVICE]) & words)
+			return true;
+	}
+	return false;
 }
 
-/* Is I/O that is not prompt in flight in the chunk? */
-static bool nopin_chunk_other(const struct nopin_chunk *chunk)
-{
-	return atomic_read(&chunk->other);
-}
-
-/* Is this so of any of the chunks of the pages? */
-static __always_inline bool
-nopin_any_chunk(struct nopin_range *range, unsigned int first, unsigned int end,
-		bool (*is_so)(const struct nopin_chunk *chunk))
+/* Is I/O that is not prompt in flight in any chunk of the pages? */
+static bool nopin_any_other(struct nopin_range *range, unsigned int first,
+			    unsigned int end)
 {
 	struct nopin_chunk *chunk;
 
@@ -164,7 +172,7 @@ nopin_any_chunk(struct nopin_range *range, unsigned int first, unsigned int end,
 
 	for (; first < end; first = nopin_next_chunk(first)) {
 		chunk = nopin_chunk_at(range, first);
-		if (chunk && is_so(chunk))
+		if (chunk && atomic_read(&chunk->other))
 			return true;
 	}
 	return false;
@@ -419,7 +427,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		return true;
 
 	spin_lock(&range->lock);
-	if (!nopin_any_chunk(range, first, end, nopin_chunk_used)) {
+	if (!nopin_any_used(range, first, end)) {
 		mmu_interval_set_seq(notifier, cur_seq);
 		spin_unlock(&range->lock);
 		goto idle;
@@ -427,7 +435,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	dirs = nopin_dirs(mn);
 	refusable = nopin_refusable(mn);
 	if (refusable && nopin_busy(range, first, end, dirs)) {
-		if (!nopin_any_chunk(range, first, end, nopin_chunk_other))
+		if (!nopin_any_other(range, first, end))
 			patience = nopin_patience(range, mn);
 		if (!patience) {
 			spin_unlock(&range->lock);
@@ -438,7 +446,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 	mmu_interval_set_seq(notifier, cur_seq);
 	busy = nopin_close(range, first, end, dirs, only_idle);
 	/* I/O that is not prompt may have entered since we looked */
-	if (refusable && nopin_any_chunk(range, first, end, nopin_chunk_other))
+	if (refusable && nopin_any_other(range, first, end))
 		only_idle = true;
 	spin_unlock(&range->lock);
 

@@ -217,12 +217,17 @@ static __always_inline unsigned int nopin_next_word(unsigned int page)
 	return round_down(page, NOPIN_PAGES_PER_WORD) + NOPIN_PAGES_PER_WORD;
 }
 
+/* Which word of a chunk has the state of the page? */
+static __always_inline unsigned int nopin_word_index(unsigned int page)
+{
+	return page % NOPIN_CHUNK_PAGES / NOPIN_PAGES_PER_WORD;
+}
+
 static __always_inline atomic64_t *nopin_word(struct nopin_chunk *chunk,
 					      unsigned int page,
 					      enum nopin_dir dir)
 {
-	return &chunk->word[dir][page % NOPIN_CHUNK_PAGES /
-				 NOPIN_PAGES_PER_WORD];
+	return &chunk->word[dir][nopin_word_index(page)];
 }
 
 /* The index in its chunk of the page at an address */
