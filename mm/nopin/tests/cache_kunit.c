@@ -1131,7 +1131,12 @@ static void test_cached_pinned(struct kunit *test)
 	}
 	KUNIT_EXPECT_MEMEQ(test, bv, copy, sizeof(copy));
 
+	/* Idle but still pinned, as the worker needs the lock: the chunk stays */
+	spin_lock(&range->lock);
 	nt_leave(test, range, i, 2, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_NE(test, range->nr_pinned, 0);
+	KUNIT_EXPECT_FALSE(test, nopin_chunk_free(nopin_chunk_at(range, i)));
+	spin_unlock(&range->lock);
 	nt_expect_unpinned(test, page);
 	for (dir = 0; dir < NOPIN_NR_DIRS; dir++) {
 		nt_expect_opens(test, range, i, dir);
