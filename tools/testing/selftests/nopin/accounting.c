@@ -293,6 +293,8 @@ TEST_F_TIMEOUT(slow, polled_in_flight, 60)
 		uint64_t start;
 		long res[4];
 
+		/* While a page is pinned on behalf of I/O, more I/O to its address is, too */
+		ASSERT_EQ(0, pins_left());
 		memset(m->p, 0, 16 * KB);
 		ASSERT_EQ(0, slow_prime(&self->slow, false, 200));
 		bios = vmstat("nopin_bio");
