@@ -132,6 +132,8 @@ struct nopin_slot {
  *	 runs, and one while @nr_pinned is not zero
  * @apart: pages that are next to each other in memory may not share a bio_vec.
  *	   Written under @lock before such pages can be entered; stays.
+ * @soon: a page that is not anonymous is pinned on behalf of I/O that writes it, so
+ *	  @unpin must not be late. Under @lock, until @nr_pinned is zero.
  * @start: first address, page aligned
  * @nr_pages: length
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
@@ -149,6 +151,7 @@ struct nopin_range {
 	unsigned long			crowded;
 	refcount_t			ref;
 	bool				apart;
+	bool				soon;
 	unsigned long			start;
 	unsigned int			nr_pages;
 	unsigned int			nr_pinned;

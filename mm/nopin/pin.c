@@ -9,9 +9,9 @@
  * closed, so no more come.
  *
  * The bios exit as ever. The exit of a closed page queues a worker if any page of
- * the range is pinned. A moment later the worker looks which pages are idle, sets
- * them dirty if the device has written them, as the PTE that was dirty may be gone
- * or clean by now, and unpins them. Bios that end in an interrupt could not.
+ * the range is pinned. The worker looks which pages are idle, sets them dirty if the
+ * device has written them, as the PTE that was dirty may be gone or clean by now, and
+ * unpins them. Bios that end in an interrupt could not.
  *
  * Until then the page stays closed, in both directions, and its translation stays,
  * for the worker and for the bios. New I/O to the page, or to what is mapped in its
@@ -30,9 +30,11 @@
 #include "nopin.h"
 
 /*
- * The worker waits so many jiffies for more bios to exit. If it ran at once, where
- * fork() has pinned the pages of a deep queue, it would preempt the tasks that these
- * bios wake up, again and again.
+ * For anonymous pages the worker waits so many jiffies for more bios to exit. If it ran
+ * at once, where fork() has pinned the pages of a deep queue, it would preempt the tasks
+ * that these bios wake up, again and again. A page of a file has to be dirty when
+ * somebody learns of the end of the I/O and calls fsync(), or as soon as with pins: the
+ * worker of bio_check_pages_dirty() does not wait either.
  */
 #define NOPIN_UNPIN_DELAY	1
 
@@ -66,10 +68,17 @@ static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
  */
 void nopin_unpin(struct nopin_range *range)
 {
+	bool queued;
+
 	/* The worker has a reference, see nopin_unpin_work() */
 	if (!refcount_inc_not_zero(&range->ref))
 		return;
-	if (!queue_delayed_work(nopin_wq, &range->unpin, NOPIN_UNPIN_DELAY))
+	if (READ_ONCE(range->soon))
+		queued = !mod_delayed_work(nopin_wq, &range->unpin, 0);
+	else
+		queued = queue_delayed_work(nopin_wq, &range->unpin,
+					    NOPIN_UNPIN_DELAY);
+	if (!queued)
 		nopin_range_put(range);
 }
 
@@ -118,6 +127,8 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	for (n = 0; n < nr; n++)
 		nopin_set_pinned(chunk, index[n], dir, false);
 	last = !range->nr_pinned;
+	if (last)
+		WRITE_ONCE(range->soon, false);
 	spin_unlock(&range->lock);
 	/* Pairs with the refcount_inc() in nopin_pin_page() */
 	if (last)
@@ -217,11 +228,13 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 	if (!range->nr_pinned)
 		refcount_inc(&range->ref);
 	nopin_set_pinned(chunk, page, dir, true);
+	if (dir == NOPIN_FROM_DEVICE && !folio_test_anon(folio))
+		WRITE_ONCE(range->soon, true);
 	count_vm_event(NOPIN_PINNED);
 	/*
-	 * The last bio may have exited just before. We raise nr_pinned and then
-	 * look at the count; the bio lowers the count and then looks at
-	 * nr_pinned. Pairs with the barrier in nopin_exit_word().
+	 * The last bio may have exited just before. We raise nr_pinned, set soon and
+	 * then look at the count; the bio lowers the count and then looks at these.
+	 * Pairs with the barrier in nopin_exit_word().
 	 */
 	smp_mb();
 	if (!nopin_count(chunk, page, dir))

@@ -588,14 +588,20 @@ static void test_other_pins(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, nt_is_pinned(page));
 		KUNIT_EXPECT_TRUE(test, nt_was_pinned(addr + PAGE_SIZE,
 						      NOPIN_FROM_DEVICE));
+		KUNIT_EXPECT_EQ(test, range->soon, shmem);
 		if (shmem)
 			folio_test_clear_dirty(page_folio(page));
 		nt_leave_all(test);
+		/* fsync() may be the next thing that happens */
+		KUNIT_EXPECT_FALSE(test, shmem &&
+				   timer_pending(&range->unpin.timer));
 		KUNIT_EXPECT_EQ(test, nt_others(range, nopin_index(range, addr)),
 				0);
 		nt_expect_unpinned(test, page);
 		/* what the device wrote later is not lost */
 		KUNIT_EXPECT_TRUE(test, folio_test_dirty(page_folio(page)));
+		flush_delayed_work(&range->unpin);
+		KUNIT_EXPECT_FALSE(test, range->soon);
 		put_page(page);
 	}
 }
