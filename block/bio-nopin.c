@@ -42,12 +42,11 @@ static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 
 /* One bio_vec for entered pages that are next to each other in memory */
 static __always_inline bool bio_nopin_single(struct bio_vec *to,
-					     const struct nopin_range *range,
+					     const struct nopin_extent *ext,
 					     const struct bio_vec *bvec,
-					     size_t nr, size_t len,
-					     unsigned int offset)
+					     size_t len, unsigned int offset)
 {
-	if (!nopin_contiguous(range, bvec, nr))
+	if (!nopin_contiguous(ext->range, ext->first, bvec, ext->nr))
 		return false;
 	bvec_set_page(to, bvec->bv_page, len, offset);
 	return true;
@@ -226,13 +225,13 @@ static void bio_nopin_alloc_vecs(struct bio *bio)
 
 /* Copy the translations of entered pages; returns how many bio_vecs */
 static unsigned short bio_nopin_copy(struct bio_vec *to,
-				     const struct nopin_range *range,
+				     const struct nopin_extent *ext,
 				     const struct bio_vec *bvec,
 				     unsigned int offset, size_t len)
 {
-	unsigned short nr = bio_nopin_nr(offset, len);
+	unsigned short nr = ext->nr;
 
-	if (bio_nopin_single(to, range, bvec, nr, len, offset))
+	if (bio_nopin_single(to, ext, bvec, len, offset))
 		return 1;
 	memcpy(to, bvec, nr * sizeof(*to));
 	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset - len;
@@ -298,7 +297,7 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 			ret = -ENOSPC;
 			goto fail;
 		}
-		vcnt += bio_nopin_copy(vecs + vcnt, range, bvec,
+		vcnt += bio_nopin_copy(vecs + vcnt, &ext, bvec,
 				       offset_in_page(addr), len);
 		size += len;
 		bio_nopin_advance(&pos, len);
@@ -520,7 +519,7 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 
 	to = bio_nopin_inline_vecs(bio);
 	if (nr > 1 && to &&
-	    bio_nopin_single(to, range, bvec, nr, iter->count,
+	    bio_nopin_single(to, &bio->bi_nopin, bvec, iter->count,
 			     offset_in_page(addr))) {
 		bio->bi_io_vec = to;
 		bio->bi_vcnt = 1;

@@ -138,6 +138,9 @@ struct nopin_slot {
  * @nr_pages: length
  * @nr_pinned: number of bits set in &nopin_chunk.pinned. Written under @lock.
  * @pinned: one bit per chunk; set if any is set there. Under @lock.
+ * @adjacent: one bit per chunk; set if its translations are of 512 pages next to
+ *	      each other in memory. Written under @lock; cleared before a
+ *	      translation changes. To be read with pages of the chunk entered.
  * @unpin: unpins idle pages
  * @rcu: frees the range when no exit can be about to wake a waiter
  * @slot: the chunks
@@ -156,6 +159,7 @@ struct nopin_range {
 	unsigned int			nr_pages;
 	unsigned int			nr_pinned;
 	DECLARE_BITMAP(pinned, NOPIN_RANGE_CHUNKS);
+	DECLARE_BITMAP(adjacent, NOPIN_RANGE_CHUNKS);
 	struct delayed_work		unpin;
 	struct rcu_head			rcu;
 	struct nopin_slot		slot[];
@@ -322,8 +326,9 @@ static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
 	atomic_dec(&chunk->other);
 }
 
-/* Are entered pages with these translations next to each other in memory? */
+/* Are entered pages, from @page on, next to each other in memory? */
 static __always_inline bool nopin_contiguous(const struct nopin_range *range,
+					     unsigned int page,
 					     const struct bio_vec *bvec,
 					     unsigned int nr)
 {
@@ -331,6 +336,9 @@ static __always_inline bool nopin_contiguous(const struct nopin_range *range,
 
 	if (READ_ONCE(range->apart))
 		return false;
+	/* The pages were entered before. Pairs with the clear_bit() in nopin_add() */
+	if (test_bit(page / NOPIN_CHUNK_PAGES, range->adjacent))
+		return true;
 	for (i = 1; i < nr; i++)
 		if (bvec[i].bv_page != bvec->bv_page + i)
 			return false;

@@ -232,13 +232,11 @@ static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
 	u64 ones = nopin_head(start), closed = 0;
 	atomic64_t *word;
 
-	for (word = nopin_word(chunk, start, dir); word <= last; word++) {
-		if (word == last)
-			ones &= nopin_tail(start + nr - 1);
+	for (word = nopin_word(chunk, start, dir); word < last; word++) {
 		closed |= nopin_exit_word(word, ones);
 		ones = NOPIN_ONES;
 	}
-	return closed;
+	return closed | nopin_exit_word(last, ones & nopin_tail(start + nr - 1));
 }
 
 /**
@@ -259,15 +257,13 @@ bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
 	atomic64_t *last = nopin_word(chunk, start + nr - 1, dir);
 	u64 ones = nopin_head(start);
 
-	for (word = first; word <= last; word++) {
-		if (word == last)
-			ones &= nopin_tail(start + nr - 1);
+	for (word = first; word < last; word++) {
 		if (unlikely(!nopin_enter_word(word, ones)))
 			goto undo;
 		ones = NOPIN_ONES;
 	}
-	return true;
-
+	if (likely(nopin_enter_word(last, ones & nopin_tail(start + nr - 1))))
+		return true;
 undo:
 	/* The pages before those of @word */
 	nr = (word - first) * NOPIN_PAGES_PER_WORD;
@@ -364,6 +360,18 @@ static bool nopin_no_entry(struct nopin_chunk *chunk, unsigned int page,
 	return false;
 }
 
+/* Are the translations of a chunk those of pages next to each other in memory? */
+static void nopin_find_adjacent(struct nopin_chunk *chunk)
+{
+	const struct bio_vec *bvec = chunk->bvec;
+	unsigned int i;
+
+	for (i = 1; i < NOPIN_CHUNK_PAGES; i++)
+		if (bvec[i].bv_page != bvec->bv_page + i)
+			return;
+	set_bit(chunk->index, chunk->range->adjacent);
+}
+
 /*
  * Open pages of a chunk and look them up, with the range lock held. No invalidation
  * covers them.
@@ -396,6 +404,8 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 		chunk->walked = nopin_walk(chunk, 0, nr, dir, true) > 0 ?
 				0 : -NOPIN_CHUNK_PAGES;
 	}
+	if (!chunk->walked && !test_bit(chunk->index, range->adjacent))
+		nopin_find_adjacent(chunk);
 	count_vm_event(NOPIN_REVALIDATE);
 	trace_nopin_revalidate(nopin_addr(range, base + start), end - start, dir);
 	return 0;

@@ -283,6 +283,12 @@ static __always_inline bool nopin_add(struct nopin_chunk *chunk, unsigned int i,
 	    WARN_ON_ONCE(nopin_count(chunk, i, NOPIN_FROM_DEVICE) ||
 			 nopin_count(chunk, i, NOPIN_TO_DEVICE)))
 		return false;
+	/*
+	 * nopin_publish() comes later, and a bio reads it after that. Pairs with the
+	 * test_bit() in nopin_contiguous().
+	 */
+	if (test_bit(chunk->index, chunk->range->adjacent))
+		clear_bit(chunk->index, chunk->range->adjacent);
 	bvec_set_page(bv, page, PAGE_SIZE, 0);
 	return true;
 }

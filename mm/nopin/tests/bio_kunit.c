@@ -138,7 +138,8 @@ static void check_known(struct kunit *test, unsigned long base)
 		KUNIT_EXPECT_TRUE(test, io->bio.bi_nopin.other == !prompt);
 		KUNIT_EXPECT_EQ(test, nt_others(range, start), !prompt);
 		/* the bio_vec of its own, or those that are kept */
-		if (nr > 1 && nopin_contiguous(range, chunk->bvec + page, nr)) {
+		if (nr > 1 && nopin_contiguous(range, start + page, chunk->bvec + page,
+					       nr)) {
 			KUNIT_EXPECT_EQ(test, io->bio.bi_vcnt, 1);
 			KUNIT_EXPECT_PTR_EQ(test, io->bio.bi_io_vec,
 					    &io->vecs[0]);
@@ -201,7 +202,8 @@ static void test_known_huge(struct kunit *test)
 	nt_open_pages(test, range, i + 9, 1, NOPIN_TO_DEVICE);
 	chunk = nopin_chunk_at(range, i);
 	KUNIT_EXPECT_TRUE(test, range->apart ||
-			  nopin_contiguous(range, chunk->bvec, NOPIN_CHUNK_PAGES));
+			  nopin_contiguous(range, i, chunk->bvec,
+					   NOPIN_CHUNK_PAGES));
 	check_known(test, addr);
 }
 

@@ -770,7 +770,8 @@ static void test_contiguous(struct kunit *test)
 	page = virt_to_page(range);
 	for (first = 0; first < NOPIN_CHUNK_PAGES; first++)
 		bvec_set_page(&bvec[first], page + first, PAGE_SIZE, 0);
-	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, bvec, NOPIN_CHUNK_PAGES));
+	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, 0, bvec,
+						 NOPIN_CHUNK_PAGES));
 
 	/* one in another place; and then backwards, and the same one twice */
 	bvec[70].bv_page = page + 300;
@@ -779,18 +780,25 @@ static void test_contiguous(struct kunit *test)
 	bvec[202].bv_page = page + 200;
 	for (first = 0; first < 192; first++)
 		for (nr = 1; nr <= 192 - first; nr += 1 + nr / 8)
-			wrong += nopin_contiguous(range, bvec + first, nr) !=
+			wrong += nopin_contiguous(range, first, bvec + first, nr) !=
 				 (nr == 1 || first + nr <= 70 || first > 70);
 	KUNIT_EXPECT_EQ(test, wrong, 0);
 	for (first = 199; first < 203; first++)
-		KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec + first, 2));
-	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, bvec + 203,
+		KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, first,
+							  bvec + first, 2));
+	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, 203, bvec + 203,
 						 NOPIN_CHUNK_PAGES - 203));
-	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec,
+	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, 0, bvec,
 						  NOPIN_CHUNK_PAGES));
+	/* which is known of a whole chunk, and says nothing of the next one */
+	set_bit(0, range->adjacent);
+	KUNIT_EXPECT_TRUE(test, nopin_contiguous(range, 0, bvec,
+						 NOPIN_CHUNK_PAGES));
+	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, NOPIN_CHUNK_PAGES,
+						  bvec, NOPIN_CHUNK_PAGES));
 	/* or their struct pages only */
 	range->apart = true;
-	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, bvec, 2));
+	KUNIT_EXPECT_FALSE(test, nopin_contiguous(range, 0, bvec, 2));
 }
 
 /* The states of memory that nobody uses go: not at once, and not in use */

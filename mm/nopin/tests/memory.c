@@ -330,8 +330,8 @@ void nt_check(struct kunit *test, struct nopin_range *range, unsigned int first,
 			 chunk->bvec[at].bv_offset;
 		/* a bio needs one bio_vec for those that are behind each other */
 		if (i && at)
-			apart += nopin_contiguous(range, chunk->bvec + at - 1,
-						  2) !=
+			apart += nopin_contiguous(range, first + i - 1,
+						  chunk->bvec + at - 1, 2) !=
 				 (!range->apart &&
 				  pages[i] == pages[i - 1] + 1);
 	}

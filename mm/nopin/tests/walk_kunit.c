@@ -179,11 +179,12 @@ static void test_file_private(struct kunit *test)
 static bool contiguous(unsigned long addr)
 {
 	struct nopin_chunk *chunk = nopin_mm_chunk(current->mm, addr);
+	struct nopin_range *range = chunk->range;
 	unsigned int start = nopin_start(addr);
 
-	return chunk->range->apart ||
-	       nopin_contiguous(chunk->range, chunk->bvec + start,
-				NOPIN_CHUNK_PAGES - start);
+	return range->apart ||
+	       nopin_contiguous(range, nopin_index(range, addr),
+				chunk->bvec + start, NOPIN_CHUNK_PAGES - start);
 }
 
 /* One look at a PMD makes known what is in the same chunk, for that direction */
@@ -205,6 +206,11 @@ static void check_huge(struct kunit *test, unsigned long addr)
 			     dir);
 	}
 	KUNIT_EXPECT_TRUE(test, contiguous(addr));
+	/* that of all the chunk is known */
+	if (PMD_SIZE >= NOPIN_CHUNK_SIZE)
+		KUNIT_EXPECT_TRUE(test, range->apart ||
+				  test_bit(base / NOPIN_CHUNK_PAGES,
+					   range->adjacent));
 }
 
 /* Transparent huge pages */
@@ -341,6 +347,7 @@ static void test_merging(struct kunit *test)
 	struct nt_op op = { .addr = addr };
 	struct nopin_chunk *chunk;
 	struct file *file;
+	struct page *old;
 
 	/* small pages that are known to be adjacent */
 	nt_fill(test, addr, PMD_SIZE);
@@ -350,10 +357,14 @@ static void test_merging(struct kunit *test)
 	nt_check_at(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
 	KUNIT_EXPECT_TRUE(test, contiguous(addr));
 	/* one of them becomes another one, and is in nobody's way */
-	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr + 70 * PAGE_SIZE,
+	old = nt_page(addr + 70 * PAGE_SIZE);
+	get_page(old);
+	KUNIT_EXPECT_EQ(test, do_madvise(current->mm, addr + 70 * PAGE_SIZE,
 					 PAGE_SIZE, MADV_DONTNEED), 0);
 	nt_write(test, addr, PMD_SIZE);
 	nt_check_at(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
+	KUNIT_EXPECT_PTR_NE(test, nt_page(addr + 70 * PAGE_SIZE), old);
+	put_page(old);
 	KUNIT_EXPECT_TRUE(test, contiguous(addr + 71 * PAGE_SIZE));
 
 	/* one page at two addresses */
@@ -373,9 +384,11 @@ static void test_merging(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, nt_page(twice), nt_page(twice + PAGE_SIZE));
 	chunk = nopin_mm_chunk(current->mm, twice);
 	if (nopin_start(twice) + 1 < NOPIN_CHUNK_PAGES)
-		KUNIT_EXPECT_FALSE(test, nopin_contiguous(chunk->range, chunk->bvec +
-							  nopin_start(twice),
-							  2));
+		KUNIT_EXPECT_FALSE(test,
+				   nopin_contiguous(chunk->range,
+						    nopin_index(chunk->range, twice),
+						    chunk->bvec + nopin_start(twice),
+						    2));
 }
 
 /* What could not be looked up takes nothing from what could */
