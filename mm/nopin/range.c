@@ -407,7 +407,6 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 	if (!chunk->walked && !test_bit(chunk->index, range->adjacent))
 		nopin_find_adjacent(chunk);
 	count_vm_event(NOPIN_REVALIDATE);
-	trace_nopin_revalidate(nopin_addr(range, base + start), end - start, dir);
 	return 0;
 }
 

@@ -75,24 +75,6 @@ TRACE_EVENT(nopin_open,
 		  __entry->nr, show_nopin_dir(__entry->dir), __entry->ret)
 );
 
-/* Translations were looked up in the page tables, and are kept */
-TRACE_EVENT(nopin_revalidate,
-	TP_PROTO(unsigned long addr, unsigned int nr, enum nopin_dir dir),
-	TP_ARGS(addr, nr, dir),
-	TP_STRUCT__entry(
-		__field(unsigned long, addr)
-		__field(unsigned int, nr)
-		__field(enum nopin_dir, dir)
-	),
-	TP_fast_assign(
-		__entry->addr = addr;
-		__entry->nr = nr;
-		__entry->dir = dir;
-	),
-	TP_printk("addr=%#lx pages=%u dir=%s", __entry->addr, __entry->nr,
-		  show_nopin_dir(__entry->dir))
-);
-
 /* An invalidation has waited for I/O, maybe in vain */
 TRACE_EVENT(nopin_wait,
 	TP_PROTO(const struct mmu_notifier_range *mn, s64 us, bool timeout),
