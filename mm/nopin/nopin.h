@@ -326,7 +326,10 @@ static __always_inline void nopin_other_end(struct nopin_chunk *chunk)
 	atomic_dec(&chunk->other);
 }
 
-/* Are entered pages, from @page on, next to each other in memory? */
+/*
+ * Are the pages from @page on next to each other in memory? They are entered, or the
+ * caller has the range lock.
+ */
 static __always_inline bool nopin_contiguous(const struct nopin_range *range,
 					     unsigned int page,
 					     const struct bio_vec *bvec,
@@ -336,7 +339,7 @@ static __always_inline bool nopin_contiguous(const struct nopin_range *range,
 
 	if (READ_ONCE(range->apart))
 		return false;
-	/* The pages were entered before. Pairs with the clear_bit() in nopin_add() */
+	/* Pages were entered before. Pairs with the clear_bit() in nopin_add() */
 	if (test_bit(page / NOPIN_CHUNK_PAGES, range->adjacent))
 		return true;
 	for (i = 1; i < nr; i++)

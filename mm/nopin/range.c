@@ -360,18 +360,6 @@ static bool nopin_no_entry(struct nopin_chunk *chunk, unsigned int page,
 	return false;
 }
 
-/* Are the translations of a chunk those of pages next to each other in memory? */
-static void nopin_find_adjacent(struct nopin_chunk *chunk)
-{
-	const struct bio_vec *bvec = chunk->bvec;
-	unsigned int i;
-
-	for (i = 1; i < NOPIN_CHUNK_PAGES; i++)
-		if (bvec[i].bv_page != bvec->bv_page + i)
-			return;
-	set_bit(chunk->index, chunk->range->adjacent);
-}
-
 /*
  * Open pages of a chunk and look them up, with the range lock held. No invalidation
  * covers them.
@@ -404,8 +392,9 @@ static int nopin_open_chunk(struct nopin_chunk *chunk, unsigned int start,
 		chunk->walked = nopin_walk(chunk, 0, nr, dir, true) > 0 ?
 				0 : -NOPIN_CHUNK_PAGES;
 	}
-	if (!chunk->walked && !test_bit(chunk->index, range->adjacent))
-		nopin_find_adjacent(chunk);
+	if (!chunk->walked &&
+	    nopin_contiguous(range, base, chunk->bvec, NOPIN_CHUNK_PAGES))
+		set_bit(chunk->index, range->adjacent);
 	count_vm_event(NOPIN_REVALIDATE);
 	return 0;
 }

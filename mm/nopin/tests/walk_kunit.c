@@ -359,7 +359,7 @@ static void test_merging(struct kunit *test)
 	/* one of them becomes another one, and is in nobody's way */
 	old = nt_page(addr + 70 * PAGE_SIZE);
 	get_page(old);
-	KUNIT_EXPECT_EQ(test, do_madvise(current->mm, addr + 70 * PAGE_SIZE,
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr + 70 * PAGE_SIZE,
 					 PAGE_SIZE, MADV_DONTNEED), 0);
 	nt_write(test, addr, PMD_SIZE);
 	nt_check_at(test, addr, PMD_SIZE, NOPIN_FROM_DEVICE);
