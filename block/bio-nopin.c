@@ -40,18 +40,6 @@ static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-/* One bio_vec for entered pages that are next to each other in memory */
-static __always_inline bool bio_nopin_single(struct bio_vec *to,
-					     const struct nopin_extent *ext,
-					     const struct bio_vec *bvec,
-					     size_t len, unsigned int offset)
-{
-	if (!nopin_contiguous(ext->range, ext->first, bvec, ext->nr))
-		return false;
-	bvec_set_page(to, bvec->bv_page, len, offset);
-	return true;
-}
-
 /* The bio's inline vecs, or NULL */
 static inline struct bio_vec *bio_nopin_inline_vecs(struct bio *bio)
 {
@@ -231,8 +219,10 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 {
 	unsigned short nr = ext->nr;
 
-	if (bio_nopin_single(to, ext, bvec, len, offset))
+	if (nopin_contiguous(ext->range, ext->first, bvec, nr)) {
+		bvec_set_page(to, bvec->bv_page, len, offset);
 		return 1;
+	}
 	memcpy(to, bvec, nr * sizeof(*to));
 	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset - len;
 	to->bv_offset += offset;
@@ -489,8 +479,9 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 {
 	unsigned long addr = (unsigned long)iter->ubuf + iter->iov_offset;
 	size_t nr = bio_nopin_nr(addr, iter->count);
-	struct bio_vec *bvec = NULL, *to;
+	struct bio_vec *bvec = NULL, *to = NULL;
 	struct nopin_range *range;
+	unsigned int page = 0;
 	bool prompt;
 
 	if (!iter_is_ubuf(iter))
@@ -508,19 +499,21 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 	if (prompt)
 		nopin_window_begin();
 	range = nopin_mm_find(current->mm, addr);
-	if (likely(range))
-		bvec = nopin_enter(range, nopin_index(range, addr), nr,
-				   bio_nopin_dir(bio), prompt, &bio->bi_nopin);
+	if (likely(range)) {
+		page = nopin_index(range, addr);
+		bvec = nopin_enter(range, page, nr, bio_nopin_dir(bio), prompt,
+				   &bio->bi_nopin);
+	}
 	if (unlikely(!bvec)) {
 		nopin_window_end();
 		*flags |= BIO_NOPIN_CLOSED;
 		return false;
 	}
 
-	to = bio_nopin_inline_vecs(bio);
-	if (nr > 1 && to &&
-	    bio_nopin_single(to, &bio->bi_nopin, bvec, iter->count,
-			     offset_in_page(addr))) {
+	if (nr > 1 && nopin_contiguous(range, page, bvec, nr))
+		to = bio_nopin_inline_vecs(bio);
+	if (to) {
+		bvec_set_page(to, bvec->bv_page, iter->count, offset_in_page(addr));
 		bio->bi_io_vec = to;
 		bio->bi_vcnt = 1;
 	} else {

@@ -206,6 +206,17 @@ static __always_inline u64 nopin_ones(unsigned int page, unsigned int nr)
 	       (NOPIN_PAGE_BITS * (page % NOPIN_PAGES_PER_WORD));
 }
 
+/* The same for the pages from @page on in its word, and for those up to @page */
+static __always_inline u64 nopin_ones_from(unsigned int page)
+{
+	return NOPIN_ONES << (NOPIN_PAGE_BITS * (page % NOPIN_PAGES_PER_WORD));
+}
+
+static __always_inline u64 nopin_ones_to(unsigned int page)
+{
+	return nopin_ones(0, page % NOPIN_PAGES_PER_WORD + 1);
+}
+
 /* The bytes of those pages from @page to @end that are in the word of @page */
 static __always_inline u64 nopin_bytes(unsigned int page, unsigned int end)
 {
@@ -302,9 +313,35 @@ static __always_inline bool nopin_enter_word(atomic64_t *word, u64 ones)
 }
 
 void nopin_exit_wake(struct nopin_range *range);
-bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
-		       unsigned int nr, enum nopin_dir dir);
+void nopin_enter_undo(struct nopin_chunk *chunk, unsigned int page,
+		      unsigned int nr, enum nopin_dir dir);
 void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir);
+
+/* Enter pages of one chunk, at least one; all of them or none */
+static __always_inline bool nopin_enter_pages(struct nopin_chunk *chunk,
+					      unsigned int page, unsigned int nr,
+					      enum nopin_dir dir)
+{
+	atomic64_t *word = nopin_word(chunk, page, dir), *first = word, *last;
+	u64 ones;
+
+	if (likely(nopin_same_word(page, nr)))
+		return nopin_enter_word(word, nopin_ones(page, nr));
+	ones = nopin_ones_from(page);
+	last = nopin_word(chunk, page + nr - 1, dir);
+	do {
+		if (unlikely(!nopin_enter_word(word, ones)))
+			goto undo;
+		ones = NOPIN_ONES;
+	} while (++word != last);
+	if (likely(nopin_enter_word(last, nopin_ones_to(page + nr - 1))))
+		return true;
+undo:
+	if (word != first)
+		nopin_enter_undo(chunk, page, (word - first) * NOPIN_PAGES_PER_WORD -
+				 page % NOPIN_PAGES_PER_WORD, dir);
+	return false;
+}
 
 /* Returns the CLOSED bits of the pages */
 static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
@@ -316,6 +353,33 @@ static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 	 * nopin_drain(), and with the smp_mb() in nopin_pin_page().
 	 */
 	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
+}
+
+/* Exit pages of one chunk, of several words; returns their CLOSED bits */
+static __always_inline u64 nopin_exit_words(struct nopin_chunk *chunk,
+					    unsigned int page, unsigned int nr,
+					    enum nopin_dir dir)
+{
+	atomic64_t *word = nopin_word(chunk, page, dir);
+	atomic64_t *last = nopin_word(chunk, page + nr - 1, dir);
+	u64 ones = nopin_ones_from(page), closed = 0;
+
+	do {
+		closed |= nopin_exit_word(word, ones);
+		ones = NOPIN_ONES;
+	} while (++word != last);
+	return closed | nopin_exit_word(last, nopin_ones_to(page + nr - 1));
+}
+
+/* Exit pages of one chunk, at least one; returns their CLOSED bits */
+static __always_inline u64 nopin_exit_pages(struct nopin_chunk *chunk,
+					    unsigned int page, unsigned int nr,
+					    enum nopin_dir dir)
+{
+	if (likely(nopin_same_word(page, nr)))
+		return nopin_exit_word(nopin_word(chunk, page, dir),
+				       nopin_ones(page, nr));
+	return nopin_exit_words(chunk, page, nr, dir);
 }
 
 /* I/O that is not prompt has exited the pages of a chunk, or could not enter */
@@ -337,12 +401,15 @@ static __always_inline bool nopin_contiguous(const struct nopin_range *range,
 {
 	unsigned int i;
 
+	/* Small pages seldom are: do not look at more than two of them */
+	if (nr > 1 && bvec[1].bv_page != bvec->bv_page + 1)
+		return false;
 	if (READ_ONCE(range->apart))
 		return false;
 	/* Pages were entered before. Pairs with the clear_bit() in nopin_add() */
 	if (test_bit(page / NOPIN_CHUNK_PAGES, range->adjacent))
 		return true;
-	for (i = 1; i < nr; i++)
+	for (i = 2; i < nr; i++)
 		if (bvec[i].bv_page != bvec->bv_page + i)
 			return false;
 	return true;
@@ -387,13 +454,10 @@ nopin_enter(struct nopin_range *range, unsigned int page, size_t nr,
 	 */
 	if (!prompt)
 		atomic_inc(&chunk->other);
-	if (likely(nopin_same_word(page, nr))) {
-		if (unlikely(!nopin_enter_word(nopin_word(chunk, page, dir),
-					       nopin_ones(page, nr))))
-			goto fail;
-	} else {
-		if (unlikely(!nopin_enter_words(chunk, page, nr, dir)))
-			goto fail;
+	if (unlikely(!nopin_enter_pages(chunk, page, nr, dir))) {
+		if (!prompt)
+			nopin_other_end(chunk);
+		goto out;
 	}
 	ext->range = range;
 	ext->first = page;
@@ -401,10 +465,6 @@ nopin_enter(struct nopin_range *range, unsigned int page, size_t nr,
 	ext->other = !prompt;
 	ext->is_array = false;
 	bvec = &range->slot[page / NOPIN_CHUNK_PAGES].bvec[page % NOPIN_CHUNK_PAGES];
-	goto out;
-fail:
-	if (!prompt)
-		nopin_other_end(chunk);
 out:
 	rcu_read_unlock();
 	return bvec;
@@ -425,7 +485,8 @@ static __always_inline void nopin_exit(const struct nopin_extent *ext,
 	unsigned int first = ext->first, nr = ext->nr;
 	struct nopin_chunk *chunk;
 
-	if (unlikely(ext->other || !nopin_same_word(first, nr))) {
+	if (unlikely(ext->other || (!nopin_same_word(first, nr) &&
+				    first % NOPIN_CHUNK_PAGES + nr > NOPIN_CHUNK_PAGES))) {
 		nopin_exit_slow(ext, dir);
 		return;
 	}
@@ -436,8 +497,7 @@ static __always_inline void nopin_exit(const struct nopin_extent *ext,
 	 */
 	rcu_read_lock();
 	chunk = nopin_chunk_at(range, first);
-	if (unlikely(nopin_exit_word(nopin_word(chunk, first, dir),
-				     nopin_ones(first, nr))))
+	if (unlikely(nopin_exit_pages(chunk, first, nr, dir)))
 		nopin_exit_wake(range);
 	rcu_read_unlock();
 }

@@ -210,67 +210,20 @@ bool nopin_chunk_free(struct nopin_chunk *chunk)
 	return true;
 }
 
-/* Ones for the pages from @start on in its word */
-static __always_inline u64 nopin_head(unsigned int start)
-{
-	unsigned int skip = start % NOPIN_PAGES_PER_WORD;
-
-	return nopin_ones(start, NOPIN_PAGES_PER_WORD - skip);
-}
-
-/* Ones for the pages up to @last in its word */
-static __always_inline u64 nopin_tail(unsigned int last)
-{
-	return nopin_ones(0, last % NOPIN_PAGES_PER_WORD + 1);
-}
-
-/* Exit pages of one chunk, at least one; returns whether any is closed */
-static bool nopin_exit_chunk(struct nopin_chunk *chunk, unsigned int start,
-			     unsigned int nr, enum nopin_dir dir)
-{
-	atomic64_t *last = nopin_word(chunk, start + nr - 1, dir);
-	u64 ones = nopin_head(start), closed = 0;
-	atomic64_t *word;
-
-	for (word = nopin_word(chunk, start, dir); word < last; word++) {
-		closed |= nopin_exit_word(word, ones);
-		ones = NOPIN_ONES;
-	}
-	return closed | nopin_exit_word(last, ones & nopin_tail(start + nr - 1));
-}
-
 /**
- * nopin_enter_words - nopin_enter() for pages whose states are in several words
- * @chunk: chunk of the pages
- * @start: index of the first page in @chunk
- * @nr: number of pages
- * @dir: what a device is going to do with them
+ * nopin_enter_undo - exit the pages that were entered before one that is closed
+ * @chunk: the chunk of the pages
+ * @page: index of the first page
+ * @nr: number of pages, at least 1
+ * @dir: as they have been entered for
  *
- * Context: As for nopin_enter().
- *
- * Return: whether all of the pages have been entered; otherwise none was.
+ * Context: Within the rcu_read_lock() of nopin_enter().
  */
-bool nopin_enter_words(struct nopin_chunk *chunk, unsigned int start,
-		       unsigned int nr, enum nopin_dir dir)
+void nopin_enter_undo(struct nopin_chunk *chunk, unsigned int page,
+		      unsigned int nr, enum nopin_dir dir)
 {
-	atomic64_t *first = nopin_word(chunk, start, dir), *word;
-	atomic64_t *last = nopin_word(chunk, start + nr - 1, dir);
-	u64 ones = nopin_head(start);
-
-	for (word = first; word < last; word++) {
-		if (unlikely(!nopin_enter_word(word, ones)))
-			goto undo;
-		ones = NOPIN_ONES;
-	}
-	if (likely(nopin_enter_word(last, ones & nopin_tail(start + nr - 1))))
-		return true;
-undo:
-	/* The pages before those of @word */
-	nr = (word - first) * NOPIN_PAGES_PER_WORD;
-	if (nr && nopin_exit_chunk(chunk, start,
-				   nr - start % NOPIN_PAGES_PER_WORD, dir))
+	if (nopin_exit_pages(chunk, page, nr, dir))
 		nopin_exit_wake(chunk->range);
-	return false;
 }
 
 /**
@@ -289,8 +242,8 @@ void nopin_exit_wake(struct nopin_range *range)
 }
 
 /**
- * nopin_exit_slow - nopin_exit() for pages whose states are in several words, or
- *		     whose I/O is not prompt
+ * nopin_exit_slow - nopin_exit() for pages of several chunks, or whose I/O is not
+ *		     prompt
  * @ext: the pages
  * @dir: as they have been entered for
  *
@@ -308,8 +261,7 @@ void nopin_exit_slow(const struct nopin_extent *ext, enum nopin_dir dir)
 		struct nopin_chunk *chunk = nopin_chunk_at(range, first);
 
 		next = min(end, nopin_next_chunk(first));
-		closed |= nopin_exit_chunk(chunk, first % NOPIN_CHUNK_PAGES,
-					   next - first, dir);
+		closed |= nopin_exit_pages(chunk, first, next - first, dir);
 		if (other)
 			nopin_other_end(chunk);
 	}
