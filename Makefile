@@ -18,7 +18,7 @@ BUILD := build$(addprefix /,$(filter-out 6.12,$(KERNEL)))
 
 help:
 	@echo 'make demo            fio with pinned pages and without, side by side'
-	@echo 'make bench           all the benchmarks, half an hour: build/bench/report.md'
+	@echo 'make bench           all the benchmarks, an hour: build/bench/report.md'
 	@echo 'make check           the tests; ALSO=kasan adds the KASAN selftests'
 	@echo 'make check-deb       the package in Debian 12 and 13: systemd, suspend, kdump, removal'
 	@echo 'make check-mutants   break each rule: does a test notice?'
@@ -50,6 +50,7 @@ series: deps
 	@$(VM)/makeseries
 
 kernel: deps
+	@$(if $(filter arm64%,$(FLAVOR)),$(VM)/deps arm64)
 	@$(VM)/kernel $(FLAVOR)
 
 deb: deps

@@ -36,8 +36,8 @@ ROWS = (
     ("breaks", "file.xfs", "mapping of a file registered, XFS: refused"),
     ("breaks", "file.dax", "mapping of a file registered, ext4 with DAX: refused"),
 )
-HEAD = """What pins break. In all of these, reads are in flight into the memory that is meant; programs
-and kernel are the same, and so is the disk"""
+HEAD = """What pins break. Same programs, kernel and disk in both columns. But for the last three rows,
+reads into the memory are in flight"""
 FORM = "%-59s %15s %15s"
 
 

@@ -132,8 +132,8 @@ def icount(results):
     if some:
         sizes, lines = grid(some, lambda j: (j.rw, of_engine(j)), cell)
         yield from ["### A buffer across a border of 2 MiB", "",
-                    "What earlier I/O has found is kept per 2 MiB. Up to 64k there are copies "
-                    "of what is next to the border; more goes piece by piece. Of the buffers "
+                    "What earlier I/O has found is kept per 2 MiB. I/O across a border goes "
+                    "piece by piece. Of the buffers "
                     "above one in 32 lies like that at most, if it is not larger than 64k.",
                     "", *table(["", "engine", *sizes], lines, 2)]
         yield from command("bench/run --only icount --job '*-across'")

@@ -5,6 +5,9 @@
  * of two rings in turn, and prints a checksum and a length, the same as cksum(1)
  * does.
  *
+ * Build: make -C samples/nopin. Run: samples/nopin/register FILE, on a file system
+ * that has O_DIRECT.
+ *
  * A buffer without pins is a range of addresses: it is not charged to
  * RLIMIT_MEMLOCK, it may be a shared mapping of a file, and it has to stay mapped
  * for as long as it is used. Documentation/userspace-api/nopin.rst has the rest.

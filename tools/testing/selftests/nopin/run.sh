@@ -422,6 +422,6 @@ case $(awk -W version 2>&1) in mawk*) mawk=1 ;; esac
 start=$(date +%s)
 run_all "$@" | awk ${mawk:+-W interactive} "$renumber"
 status=$?
-[ -z "$waits" ] || sed -n 's/.* event=\([^ ]*\) us=\([0-9]*\)/# wait \1 \2/p' $tracing/trace
+[ -z "$waits" ] || sed -n 's/.* event=\([^ ]*\) owner=[0-9]* us=\([0-9]*\)/# wait \1 \2/p' $tracing/trace
 echo "# mode $mode: $(($(date +%s) - start)) seconds"
 exit $status
