@@ -145,67 +145,31 @@ struct io_mapped_ubuf *io_nopin_new(struct io_ring_ctx *ctx,
 }
 
 /*
- * Pin some memory of another mm. Returns an array of *@nr pages, or an error of
+ * Pin some memory of another mm. Returns an array of @nr pages, or an error of
  * pin_user_pages_remote().
  */
 static struct page **io_nopin_pin_pages(struct mm_struct *mm, int ddir,
-					unsigned long addr, size_t len,
-					unsigned int *nr)
+					unsigned long addr, unsigned int nr)
 {
-	unsigned long want = DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
 	unsigned int gup_flags = ddir == ITER_DEST ? FOLL_WRITE : 0;
-	long got = 0, ret = -ENOMEM;
 	struct page **pages;
 	int locked = 1;
+	long got;
 
-	pages = kvmalloc_array(want, sizeof(*pages), GFP_KERNEL_ACCOUNT);
+	pages = kvmalloc_array(nr, sizeof(*pages), GFP_KERNEL_ACCOUNT);
 	if (!pages)
 		return ERR_PTR(-ENOMEM);
-
 	mmap_read_lock(mm);
-	while (got < want) {
-		ret = pin_user_pages_remote(mm, (addr & PAGE_MASK) +
-					    (got << PAGE_SHIFT), want - got,
-					    gup_flags, pages + got, &locked);
-		if (ret <= 0)
-			break;
-		got += ret;
-		/* It may have given up the lock after some of the pages */
-		if (!locked) {
-			mmap_read_lock(mm);
-			locked = 1;
-		}
-	}
+	got = pin_user_pages_remote(mm, addr & PAGE_MASK, nr, gup_flags, pages,
+				    &locked);
 	if (locked)
 		mmap_read_unlock(mm);
-	if (got < want) {
+	if (got == nr)
+		return pages;
+	if (got > 0)
 		unpin_user_pages(pages, got);
-		kvfree(pages);
-		return ERR_PTR(ret ?: -EFAULT);
-	}
-	*nr = want;
-	return pages;
-}
-
-/* Make pinned pages a buffer, which has room for them */
-static void io_nopin_fill(struct io_mapped_ubuf *imu, struct page **pages,
-			  unsigned int nr, u64 addr, size_t len)
-{
-	unsigned long off = offset_in_page((unsigned long)addr);
-	unsigned int i;
-
-	imu->ubuf = addr;
-	imu->len = len;
-	imu->nr_bvecs = nr;
-	imu->folio_shift = PAGE_SHIFT;
-	refcount_set(&imu->refs, 1);
-	for (i = 0; i < nr; i++) {
-		size_t bytes = min_t(size_t, len, PAGE_SIZE - off);
-
-		bvec_set_page(&imu->bvec[i], pages[i], bytes, off);
-		len -= bytes;
-		off = 0;
-	}
+	kvfree(pages);
+	return ERR_PTR(got < 0 ? got : -EFAULT);
 }
 
 /**
@@ -225,20 +189,33 @@ struct io_mapped_ubuf *io_nopin_pin(struct io_ring_ctx *ctx,
 				    struct mm_struct *mm, int ddir, u64 addr,
 				    size_t len)
 {
+	unsigned long start = untagged_addr((unsigned long)addr);
+	unsigned long off = offset_in_page(start);
+	unsigned int nr = DIV_ROUND_UP(off + len, PAGE_SIZE), i;
 	struct io_mapped_ubuf *imu;
 	struct page **pages;
-	unsigned int nr;
+	size_t left = len;
 	int ret;
 
-	pages = io_nopin_pin_pages(mm, ddir, untagged_addr((unsigned long)addr),
-				   len, &nr);
+	pages = io_nopin_pin_pages(mm, ddir, start, nr);
 	if (IS_ERR(pages))
 		return ERR_CAST(pages);
 	imu = io_nopin_alloc_imu(ctx, nr);
 	ret = -ENOMEM;
 	if (!imu)
 		goto unpin;
-	io_nopin_fill(imu, pages, nr, addr, len);
+	imu->ubuf = addr;
+	imu->len = len;
+	imu->nr_bvecs = nr;
+	imu->folio_shift = PAGE_SHIFT;
+	refcount_set(&imu->refs, 1);
+	for (i = 0; i < nr; i++) {
+		size_t bytes = min_t(size_t, left, PAGE_SIZE - off);
+
+		bvec_set_page(&imu->bvec[i], pages[i], bytes, off);
+		left -= bytes;
+		off = 0;
+	}
 	io_nopin_set_pinned(imu, ddir);
 	/* Charged like pinned buffers: these pins may stay for as long */
 	ret = io_nopin_account_pin(ctx, pages, nr);
@@ -262,7 +239,7 @@ unpin:
  *
  * Context: Process context with the uring_lock of the ring held.
  *
- * Return: whether it has. Not for an empty slot, which is left to the caller.
+ * Return: whether it has. A pinned buffer and an empty slot are left to the caller.
  */
 bool io_nopin_show(struct seq_file *m, unsigned int index,
 		   const struct io_mapped_ubuf *imu)
@@ -270,13 +247,8 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 	struct mm_struct *mm = io_nopin_mm(imu);
 	unsigned int nr = 0;
 
-	if (!mm && !imu->nr_bvecs)
+	if (!mm)
 		return false;
-	seq_printf(m, "%5u: 0x%llx/%llu", index, imu->ubuf, (u64)imu->len);
-	if (!mm) {
-		seq_puts(m, " pinned\n");
-		return true;
-	}
 	/* What does not fit is shown again, from the start */
 	if (!seq_has_overflowed(m) && mmget_not_zero(mm)) {
 		nr = nopin_mm_count_known(mm, untagged_addr((unsigned long)imu->ubuf),
@@ -284,7 +256,8 @@ bool io_nopin_show(struct seq_file *m, unsigned int index,
 		/* The last mmput() must not tear down the mm with the lock held */
 		mmput_async(mm);
 	}
-	seq_printf(m, " nopin, %u of %lu pages valid\n", nr,
+	seq_printf(m, "%5u: 0x%llx/%llu nopin, %u of %lu pages valid\n", index,
+		   imu->ubuf, (u64)imu->len, nr,
 		   DIV_ROUND_UP(offset_in_page(imu->ubuf) + imu->len, PAGE_SIZE));
 	return true;
 }

@@ -100,8 +100,7 @@ static int buffer_line(struct io_uring *ring, int index)
 
 		if (!what || sscanf(line, "%u:", &n) != 1 || n != (unsigned int)index)
 			continue;
-		if (strstr(what, " pinned"))
-			ret = -1;
+		ret = -1;
 		what = strstr(what, " nopin, ");
 		if (what && sscanf(what, " nopin, %u of", &nr) == 1)
 			ret = nr;
