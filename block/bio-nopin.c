@@ -29,6 +29,9 @@
  */
 #define BIO_NOPIN_TRIES		16
 
+/* With more pages it pays to have one bio_vec for each run of adjacent pages */
+#define BIO_NOPIN_MERGE		16
+
 static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
 {
 	return op_is_write(bio_op(bio)) ? NOPIN_TO_DEVICE : NOPIN_FROM_DEVICE;
@@ -38,6 +41,18 @@ static inline enum nopin_dir bio_nopin_dir(const struct bio *bio)
 static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 {
 	return (offset_in_page(addr) + len + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+/*
+ * Are pages likely to be next to each other, though not all of them? They are entered.
+ * Of a large folio at either end the first or the last page may be the only one here.
+ */
+static bool bio_nopin_mergeable(const struct nopin_range *range,
+				const struct bio_vec *bvec, unsigned int nr)
+{
+	return !READ_ONCE(range->apart) &&
+	       (folio_test_large(page_folio(bvec->bv_page)) ||
+		folio_test_large(page_folio(bvec[nr - 1].bv_page)));
 }
 
 /* The bio's inline vecs, or NULL */
@@ -144,8 +159,8 @@ static bool bio_nopin_follows(const struct nopin_extent *ext,
 }
 
 /*
- * Note pages that have been entered; false if there is no room. Must not wait for
- * memory with pages entered.
+ * Note pages that have been entered; false if there is no memory, which must not be
+ * waited for with pages entered.
  */
 static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 {
@@ -162,22 +177,18 @@ static bool bio_nopin_add(struct bio *bio, const struct nopin_extent *add)
 		return true;
 	}
 	if (!ext->is_array) {
-		/* Each piece takes at least one bio_vec */
-		unsigned int room = bio->bi_max_vecs;
 		struct nopin_extent *many;
 
-		many = kmalloc_array(room, sizeof(*many),
+		/* Enough: each takes at least one bio_vec */
+		many = kmalloc_array(bio->bi_max_vecs, sizeof(*many),
 				     GFP_NOWAIT | __GFP_ACCOUNT);
 		if (!many)
 			return false;
 		many[0] = *ext;
 		ext->many = many;
-		ext->first = room;
 		ext->nr = 1;
 		ext->is_array = true;
 	}
-	if (ext->nr == ext->first)
-		return false;
 	ext->many[ext->nr++] = *add;
 	return true;
 }
@@ -217,17 +228,27 @@ static unsigned short bio_nopin_copy(struct bio_vec *to,
 				     const struct bio_vec *bvec,
 				     unsigned int offset, size_t len)
 {
-	unsigned short nr = ext->nr;
+	unsigned short nr = ext->nr, n = nr;
+	unsigned int i;
 
 	if (nopin_contiguous(ext->range, ext->first, bvec, nr)) {
 		bvec_set_page(to, bvec->bv_page, len, offset);
 		return 1;
 	}
-	memcpy(to, bvec, nr * sizeof(*to));
-	to[nr - 1].bv_len -= nr * PAGE_SIZE - offset - len;
+	if (bio_nopin_mergeable(ext->range, bvec, nr)) {
+		for (n = i = 0; i < nr; i++) {
+			if (i && bvec[i].bv_page == bvec[i - 1].bv_page + 1)
+				to[n - 1].bv_len += PAGE_SIZE;
+			else
+				to[n++] = bvec[i];
+		}
+	} else {
+		memcpy(to, bvec, nr * sizeof(*to));
+	}
+	to[n - 1].bv_len -= nr * PAGE_SIZE - offset - len;
 	to->bv_offset += offset;
 	to->bv_len -= offset;
-	return nr;
+	return n;
 }
 
 /*
@@ -261,18 +282,19 @@ static int bio_nopin_try(struct bio *bio, const struct iov_iter *iter,
 		struct nopin_extent ext;
 		struct bio_vec *bvec;
 		unsigned long addr;
-		size_t len;
+		size_t len, rest;
 
 		len = bio_nopin_next(iter, &pos, NOPIN_CHUNK_SIZE, &addr);
 		if (!len)
 			break;
+		/* All that is left of the segment, as iov_iter_extract_bvecs() has it */
+		rest = iter_is_ubuf(iter) ? pos.left : pos.iov->iov_len - pos.skip;
+		ret = -EINVAL;
+		if (unlikely((addr | rest) & mem_align_mask))
+			goto fail;
 		/* In case each page takes a bio_vec */
 		len = min(len, NOPIN_CHUNK_SIZE - addr % NOPIN_CHUNK_SIZE);
 		len = min(len, room - offset_in_page(addr));
-		/* Where a piece is cut, at the end of a page, it is aligned */
-		ret = -EINVAL;
-		if (unlikely((addr | len) & mem_align_mask))
-			goto fail;
 
 		ret = -EAGAIN;
 		range = nopin_mm_find(mm, addr);
@@ -468,7 +490,8 @@ static __always_inline void bio_nopin_done(struct bio *bio)
  * @flags: for bio_nopin_get_pages(); gets BIO_NOPIN_CLOSED
  *
  * The way of most I/O: the buffer is in one piece, and was used lately. The bio
- * points to the translations, or gets one bio_vec for adjacent pages.
+ * points to the translations, or gets one bio_vec for adjacent pages. Leaves a buffer
+ * of several large folios to bio_nopin_get_pages().
  *
  * Context: As for nopin_enter().
  *
@@ -510,8 +533,14 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
 		return false;
 	}
 
-	if (nr > 1 && nopin_contiguous(range, page, bvec, nr))
+	if (nr > 1 && nopin_contiguous(range, page, bvec, nr)) {
 		to = bio_nopin_inline_vecs(bio);
+	} else if (nr > BIO_NOPIN_MERGE && bio_nopin_mergeable(range, bvec, nr)) {
+		/* bio_nopin_copy() does that, in bio_vecs to be allocated first */
+		bio_nopin_put(bio);
+		nopin_window_end();
+		return false;
+	}
 	if (to) {
 		bvec_set_page(to, bvec->bv_page, iter->count, offset_in_page(addr));
 		bio->bi_io_vec = to;

@@ -5,6 +5,7 @@
 
 #include <linux/bio.h>
 #include <linux/blkdev.h>
+#include <linux/mman.h>
 #include <linux/uio.h>
 
 #include "common.h"
@@ -207,6 +208,65 @@ static void test_known_huge(struct kunit *test)
 	check_known(test, addr);
 }
 
+/* Most pages behind each other: a bio_vec for each run, which bio_nopin_known() leaves */
+static void test_runs(struct kunit *test)
+{
+	static const struct {
+		unsigned int	page;
+		unsigned int	nr;
+		unsigned int	vcnt;
+	} pieces[] = {
+		{ 0, 50, 1 },		/* all before the page in another place */
+		{ 30, 100, 3 },		/* it is in the middle */
+		{ 99, 100, 3 },
+		{ 100, 100, 2 },	/* the first one */
+		{ 1, 100, 2 },		/* the last one */
+		{ 90, 16, 0 },		/* too few */
+	};
+	unsigned long addr = nt_map_thp(test);
+	const unsigned int max = 128;
+	struct nopin_range *range;
+	unsigned int first, i;
+	struct bio_vec *vecs;
+	struct fake_io *io;
+
+	vecs = kunit_kcalloc(test, max, sizeof(*vecs), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, vecs);
+	KUNIT_ASSERT_EQ(test, do_madvise(current->mm, addr + 100 * PAGE_SIZE,
+					 PAGE_SIZE, MADV_DONTNEED), 0);
+	nt_write(test, addr, NOPIN_CHUNK_SIZE);
+	range = nt_range(test, addr);
+	first = nopin_index(range, addr);
+	if (range->apart)
+		kunit_skip(test, "no page is behind another one");
+	nt_open_pages(test, range, first, NOPIN_CHUNK_PAGES, NOPIN_FROM_DEVICE);
+	for (i = 0; i < ARRAY_SIZE(pieces); i++) {
+		unsigned long start = addr + pieces[i].page * PAGE_SIZE + 512;
+		size_t len = pieces[i].nr * PAGE_SIZE - 1024;
+		bool known = pieces[i].vcnt < 2;
+
+		io = fake_io(test, true);
+		KUNIT_EXPECT_EQ(test, get_known(test, io, start, len,
+						NOPIN_FROM_DEVICE),
+				known ? 0 : -EINVAL);
+		if (!known) {
+			EXPECT_STATE(test, 0, range, first, NOPIN_CHUNK_PAGES,
+				     NOPIN_FROM_DEVICE);
+			bio_init(&io->bio, NULL, vecs, max, REQ_OP_READ);
+			io->bio.bi_bdev = &io->bdev;
+			KUNIT_ASSERT_EQ(test, bio_nopin_get_pages(&io->bio, &io->iter,
+								  &io->iocb, 0, 0, 0), 0);
+			KUNIT_ASSERT_TRUE(test, bio_nopin(&io->bio));
+		}
+		KUNIT_EXPECT_EQ(test, io->bio.bi_vcnt, pieces[i].vcnt ?: pieces[i].nr);
+		KUNIT_EXPECT_EQ(test, io->bio.bi_iter.bi_size, len);
+		KUNIT_EXPECT_EQ(test, wrong_bytes(io, start, len), 0);
+		bio_nopin_exit(&io->bio);
+		EXPECT_STATE(test, 0, range, first, NOPIN_CHUNK_PAGES,
+			     NOPIN_FROM_DEVICE);
+	}
+}
+
 /* More than one chunk is too much, whether they are of one range or of two */
 static void test_known_border(struct kunit *test)
 {
@@ -295,6 +355,7 @@ static void test_inline_vecs(struct kunit *test)
 static struct kunit_case bio_cases[] = {
 	KUNIT_CASE(test_known),
 	KUNIT_CASE(test_known_huge),
+	KUNIT_CASE(test_runs),
 	KUNIT_CASE(test_known_border),
 	KUNIT_CASE(test_known_align),
 	KUNIT_CASE(test_inline_vecs),
