@@ -136,7 +136,8 @@ void dio_nopin_release(struct dio_nopin *dn, bool async)
 	struct bio *bio;
 
 	while ((bio = dn->batches)) {
-		bool dirty = bio_op(bio) == REQ_OP_READ && !bio_nopin(bio);
+		bool read = bio_op(bio) == REQ_OP_READ;
+		bool dirty = read && !bio_nopin(bio);
 
 		dn->batches = bio->bi_private;
 		/* As dio_bio_complete() does it */
@@ -145,6 +146,8 @@ void dio_nopin_release(struct dio_nopin *dn, bool async)
 		} else {
 			bio_release_pages(bio, dirty);
 			bio_put(bio);
+			if (read && !async)
+				nopin_flush();
 		}
 	}
 }

@@ -33,7 +33,7 @@ enum nopin_dir {
  * @NOPIN_FALLBACK_NONE: it was not
  * @NOPIN_FALLBACK_FIRST: one of the first I/Os of a process, see nopin_mm_ready()
  * @NOPIN_FALLBACK_NOMEM: no memory for the bookkeeping
- * @NOPIN_FALLBACK_INVALID: not mapped, or not with the access needed
+ * @NOPIN_FALLBACK_INVALID: not mapped, not with the access needed, or not aligned
  * @NOPIN_FALLBACK_SPECIAL: memory that only GUP can judge
  * @NOPIN_FALLBACK_BUSY: too many bios use one page, or it was pinned on behalf
  *	of earlier ones that have not ended
@@ -74,7 +74,7 @@ enum nopin_io_uring {
  * struct nopin_extent - pages that a bio has entered
  * @range: range of the pages
  * @many: array of extents, if one is not enough
- * @first: index of the first page within @range; with @many, its capacity
+ * @first: index of the first page within @range
  * @nr: number of pages; with @many, the number of extents
  * @other: the I/O is not prompt
  * @is_array: @many is valid, not @range
@@ -116,6 +116,21 @@ int nopin_mm_create(struct mm_struct *mm);
 void nopin_mm_open(struct mm_struct *mm, unsigned long addr, size_t len);
 bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 		   unsigned long end);
+extern atomic_t nopin_nr_soon;
+void nopin_flush_soon(void);
+
+/*
+ * A task has waited for the end of its I/O: have the pages of files set dirty that
+ * were pinned on behalf of the I/O. With pins it would have done so itself, before it
+ * returns to a program that may call fsync() now.
+ */
+static inline void nopin_flush(void)
+{
+	/* Raised before the I/O ended, see nopin_pin_page() */
+	if (unlikely(atomic_read(&nopin_nr_soon)))
+		nopin_flush_soon();
+}
+
 unsigned int nopin_mm_count_known(struct mm_struct *mm, unsigned long addr,
 				  size_t len);
 
@@ -128,6 +143,7 @@ static inline bool nopin_direct_io(void)
 
 static inline void nopin_mm_init(struct mm_struct *mm) { }
 static inline void nopin_mm_exit(struct mm_struct *mm) { }
+static inline void nopin_flush(void) { }
 static inline bool nopin_mm_busy(struct mm_struct *mm, unsigned long start,
 				 unsigned long end)
 {
@@ -152,6 +168,14 @@ static inline void nopin_window_end(void) { }
 static inline bool nopin_pmd_busy(struct mm_struct *mm, unsigned long addr)
 {
 	return nopin_mm_busy(mm, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
+}
+
+/* The same for a large folio of which a PTE maps the page @pfn at @addr */
+static inline bool nopin_folio_busy(struct mm_struct *mm, struct folio *folio,
+				    unsigned long addr, unsigned long pfn)
+{
+	addr -= (pfn - folio_pfn(folio)) << PAGE_SHIFT;
+	return nopin_mm_busy(mm, addr, addr + folio_size(folio));
 }
 #endif
 

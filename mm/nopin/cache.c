@@ -44,7 +44,7 @@ struct list_lru nopin_lru;
  */
 #define NOPIN_IDLE	(240 * HZ)
 static void nopin_idle(struct work_struct *work);
-static DECLARE_DEFERRABLE_WORK(nopin_idle_work, nopin_idle);
+static DECLARE_DELAYED_WORK(nopin_idle_work, nopin_idle);
 
 /*
  * The pages in the word of @page, up to @end, whose translations are known, as the
@@ -100,19 +100,23 @@ void nopin_forget(struct nopin_range *range, unsigned int first,
 	struct nopin_chunk *chunk;
 	unsigned int start, stop;
 
-	spin_lock(&range->lock);
-	while ((chunk = nopin_piece(range, &first, end, &start, &stop)))
-		if (stop - start == NOPIN_CHUNK_PAGES && nopin_chunk_free(chunk))
+	do {
+		spin_lock(&range->lock);
+		chunk = nopin_piece(range, &first, end, &start, &stop);
+		if (chunk && stop - start == NOPIN_CHUNK_PAGES &&
+		    nopin_chunk_free(chunk))
 			list_lru_del_obj(&nopin_lru, &chunk->lru);
-	spin_unlock(&range->lock);
+		spin_unlock(&range->lock);
+	} while (chunk);
 }
 
 /**
- * nopin_young - has I/O used the pages lately?
+ * nopin_young - has I/O used the pages lately, or is any in flight?
  * @notifier: that of the range
  * @start: first address
  * @end: address behind the last one
- * @clear: make the pages OLD, so that the next call tells of later I/O only
+ * @clear: make the pages OLD, so that the next call tells of later I/O, and of what
+ *	   is in flight
  *
  * The young() of &struct mmu_interval_notifier_ops.
  *
@@ -136,7 +140,8 @@ bool nopin_young(struct mmu_interval_notifier *notifier, unsigned long start,
 	while ((chunk = nopin_piece(range, &page, behind, &from, &stop)))
 		for (dir = 0; dir < NOPIN_NR_DIRS; dir++)
 			for (p = from; p < stop; p = nopin_next_word(p))
-				if (nopin_young_bytes(chunk, p, stop, dir, clear))
+				if (nopin_young_bytes(chunk, p, stop, dir, clear) ||
+				    nopin_counts(chunk, p, stop, dir))
 					young = true;
 	rcu_read_unlock();
 	return young;
@@ -265,7 +270,7 @@ unsigned long nopin_cache_age(void)
 
 	do {
 		/* Not too many: the walk holds a spinlock */
-		round.left = 64;
+		round.left = 8;
 		freed += list_lru_walk(&nopin_lru, nopin_lru_isolate, &round,
 				       ULONG_MAX);
 		cond_resched();

@@ -292,12 +292,6 @@ static bool nopin_drain(struct nopin_range *range, unsigned int first,
 	return timeout;
 }
 
-/* Can the caller of the notifier leave the mapping as it is? */
-static bool nopin_refusable(const struct mmu_notifier_range *mn)
-{
-	return mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE;
-}
-
 /*
  * How long may the current task wait for I/O? Returns a timeout in jiffies, 0 if
  * it must not wait at all.
@@ -354,7 +348,7 @@ bool nopin_wait_buys(const struct mmu_notifier_range *mn, struct folio *folio,
 		 * folio_mkclean() others. After CLEAR, UNMAP or RELEASE nobody
 		 * sees an anonymous page any more, or only a copy.
 		 */
-		return !folio_test_anon(folio);
+		return !nopin_anon(folio);
 	}
 }
 
@@ -433,7 +427,7 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 		goto idle;
 	}
 	dirs = nopin_dirs(mn);
-	refusable = nopin_refusable(mn);
+	refusable = mn->flags & MMU_NOTIFIER_RANGE_REFUSABLE;
 	if (refusable && nopin_busy(range, first, end, dirs)) {
 		if (!nopin_any_other(range, first, end))
 			patience = nopin_patience(range, mn);
@@ -483,6 +477,9 @@ bool nopin_invalidate(struct mmu_interval_notifier *notifier,
 idle:
 	if (mn->event == MMU_NOTIFY_UNMAP && end - first >= NOPIN_CHUNK_PAGES)
 		nopin_forget(range, first, end);
+	/* The next GiB may take as long */
+	if (mmu_notifier_range_blockable(mn))
+		cond_resched();
 	return true;
 
 refuse:

@@ -136,9 +136,6 @@ bool nopin_mm_ready(struct mm_struct *mm, unsigned long addr)
 
 	if (likely(READ_ONCE(mm->nopin)) || !limit)
 		return true;
-	/* A kernel thread that uses the mm does not run task work */
-	if (current->flags & PF_KTHREAD)
-		return false;
 	/* The locks cost per mapping about what a pin costs per I/O */
 	nr = atomic_inc_return(&mm->nopin_first);
 	if (nr >= 0 && nr >= limit + READ_ONCE(mm->map_count))
@@ -272,8 +269,7 @@ bool nopin_mm_busy(struct mm_struct *mm, unsigned long start, unsigned long end)
 		for (dir = 0; chunk && dir < NOPIN_NR_DIRS; dir++)
 			for (page = nopin_start(start); page < stop;
 			     page = nopin_next_word(page))
-				if (atomic64_read(nopin_word(chunk, page, dir)) &
-				    nopin_bytes(page, stop) & NOPIN_COUNTS)
+				if (nopin_counts(chunk, page, stop, dir))
 					busy = true;
 	}
 	rcu_read_unlock();

@@ -120,8 +120,9 @@ struct nopin_slot {
 /**
  * struct nopin_range - a range of user memory that I/O may use without pins
  * @notifier: tells of changes to the mapping
- * @lock: the user lock of the notifier's collision-retry scheme; also
- *	  protects @slot and most of each chunk. Taken in process context only.
+ * @lock: of the two, nopin_open() and an invalidation, one comes second and sees the
+ *	  other; also protects @slot and most of each chunk. Taken in process context
+ *	  only.
  * @wait: invalidations that wait for closed pages to become idle
  * @draining: number of those. They hold pointers to page states, so no chunk is
  *	      freed meanwhile. Under @lock.
@@ -147,7 +148,7 @@ struct nopin_slot {
  */
 struct nopin_range {
 	struct mmu_interval_notifier	notifier;
-	spinlock_t			lock;	/* user lock of @notifier */
+	spinlock_t			lock;	/* opening against invalidations */
 	wait_queue_head_t		wait;
 	unsigned int			draining;
 	unsigned long			late;
@@ -355,31 +356,23 @@ static __always_inline u64 nopin_exit_word(atomic64_t *word, u64 ones)
 	return atomic64_fetch_sub(ones, word) & (ones * NOPIN_PAGE_CLOSED);
 }
 
-/* Exit pages of one chunk, of several words; returns their CLOSED bits */
-static __always_inline u64 nopin_exit_words(struct nopin_chunk *chunk,
-					    unsigned int page, unsigned int nr,
-					    enum nopin_dir dir)
-{
-	atomic64_t *word = nopin_word(chunk, page, dir);
-	atomic64_t *last = nopin_word(chunk, page + nr - 1, dir);
-	u64 ones = nopin_ones_from(page), closed = 0;
-
-	do {
-		closed |= nopin_exit_word(word, ones);
-		ones = NOPIN_ONES;
-	} while (++word != last);
-	return closed | nopin_exit_word(last, nopin_ones_to(page + nr - 1));
-}
-
 /* Exit pages of one chunk, at least one; returns their CLOSED bits */
 static __always_inline u64 nopin_exit_pages(struct nopin_chunk *chunk,
 					    unsigned int page, unsigned int nr,
 					    enum nopin_dir dir)
 {
+	atomic64_t *word = nopin_word(chunk, page, dir), *last;
+	u64 ones, closed = 0;
+
 	if (likely(nopin_same_word(page, nr)))
-		return nopin_exit_word(nopin_word(chunk, page, dir),
-				       nopin_ones(page, nr));
-	return nopin_exit_words(chunk, page, nr, dir);
+		return nopin_exit_word(word, nopin_ones(page, nr));
+	ones = nopin_ones_from(page);
+	last = nopin_word(chunk, page + nr - 1, dir);
+	do {
+		closed |= nopin_exit_word(word, ones);
+		ones = NOPIN_ONES;
+	} while (++word != last);
+	return closed | nopin_exit_word(last, nopin_ones_to(page + nr - 1));
 }
 
 /* I/O that is not prompt has exited the pages of a chunk, or could not enter */
@@ -563,6 +556,20 @@ static inline u64 nopin_open_bytes(u64 word)
 {
 	BUILD_BUG_ON(NOPIN_PAGE_CLOSED >> 1 != NOPIN_PAGE_OLD);
 	return ~(word >> 1) & NOPIN_OLD;
+}
+
+/* On Linux 6.12, pages of fs-DAX that files share look anonymous */
+static inline bool nopin_anon(struct folio *folio)
+{
+	return folio_test_anon(folio) && !folio_is_zone_device(folio);
+}
+
+/* The counts of the pages from @page to @end that are in the word of @page */
+static inline u64 nopin_counts(struct nopin_chunk *chunk, unsigned int page,
+			       unsigned int end, enum nopin_dir dir)
+{
+	return atomic64_read(nopin_word(chunk, page, dir)) &
+	       nopin_bytes(page, end) & NOPIN_COUNTS;
 }
 
 /* How many bios have entered the page? */

@@ -44,6 +44,9 @@
 /* With a rescuer: reclaim may need the memory that is pinned */
 static struct workqueue_struct *nopin_wq;
 
+/* How many ranges have &nopin_range.soon set */
+atomic_t nopin_nr_soon;
+
 /* With the range lock held */
 static void nopin_set_pinned(struct nopin_chunk *chunk, unsigned int page,
 			     enum nopin_dir dir, bool pinned)
@@ -127,8 +130,10 @@ static unsigned int nopin_unpin_some(struct nopin_range *range, unsigned int i,
 	for (n = 0; n < nr; n++)
 		nopin_set_pinned(chunk, index[n], dir, false);
 	last = !range->nr_pinned;
-	if (last)
+	if (last && range->soon) {
 		WRITE_ONCE(range->soon, false);
+		atomic_dec(&nopin_nr_soon);
+	}
 	spin_unlock(&range->lock);
 	/* Pairs with the refcount_inc() in nopin_pin_page() */
 	if (last)
@@ -165,44 +170,23 @@ void nopin_unpin_work(struct work_struct *work)
 	nopin_range_put(range);
 }
 
-/*
- * The folio of a page that bios have entered, with a reference. NULL if all of them
- * have exited.
+/**
+ * nopin_flush_soon - nopin_flush(), if there are such pages
+ *
+ * Context: Process context, may sleep.
  */
-static struct folio *nopin_pin_get(struct nopin_chunk *chunk, unsigned int page,
-				   enum nopin_dir dir)
+void nopin_flush_soon(void)
 {
-	struct page *p = chunk->bvec[page].bv_page;
-	struct folio *folio;
-
-	while (nopin_count(chunk, page, dir)) {
-		/*
-		 * When the last bio exits, another invalidation may go on and
-		 * have the page freed. But its struct page stays: to remove that
-		 * needs this CPU, which holds a spinlock.
-		 */
-		folio = page_folio(p);
-		if (folio_try_get(folio)) {
-			/*
-			 * If a bio uses the page now, it did so before: none
-			 * enters a closed page. Getting the reference is a full
-			 * barrier.
-			 */
-			if (nopin_count(chunk, page, dir))
-				return folio;
-			/* Not folio_put(): truncation may wait for fs-DAX */
-			put_page(p);
-			break;
-		}
-		/* The reference count is frozen for a moment */
-		cpu_relax();
-	}
-	return NULL;
+	flush_workqueue(nopin_wq);
 }
 
 /*
  * Pin one page. With @mn, -EAGAIN if a wait buys something. -ENOMEM if the page has
  * too many references.
+ *
+ * If a bio uses the page, its mapping has a reference to it, and keeps it for as long
+ * as we have the range lock: an invalidation takes that lock after it has found the
+ * page idle, and only then may the mapping change.
  */
 static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 			  enum nopin_dir dir,
@@ -215,21 +199,22 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 
 	lockdep_assert_held(&range->lock);
 
-	folio = nopin_pin_get(chunk, page, dir);
-	if (!folio)
+	if (!nopin_count(chunk, page, dir))
 		return 0;
-	ret = -EAGAIN;
+	folio = page_folio(chunk->bvec[page].bv_page);
 	if (mn && !other && nopin_wait_buys(mn, folio, dir))
-		goto put;
+		return -EAGAIN;
 	ret = try_grab_folio(folio, 1, FOLL_PIN);
 	if (ret)
-		goto put;
+		return ret;
 	/* Pairs with the nopin_range_put() in nopin_unpin_some() */
 	if (!range->nr_pinned)
 		refcount_inc(&range->ref);
 	nopin_set_pinned(chunk, page, dir, true);
-	if (dir == NOPIN_FROM_DEVICE && !folio_test_anon(folio))
+	if (dir == NOPIN_FROM_DEVICE && !nopin_anon(folio) && !range->soon) {
 		WRITE_ONCE(range->soon, true);
+		atomic_inc(&nopin_nr_soon);
+	}
 	count_vm_event(NOPIN_PINNED);
 	/*
 	 * The last bio may have exited just before. We raise nr_pinned, set soon and
@@ -239,10 +224,7 @@ static int nopin_pin_page(struct nopin_chunk *chunk, unsigned int page,
 	smp_mb();
 	if (!nopin_count(chunk, page, dir))
 		nopin_unpin(range);
-put:
-	/* As above */
-	put_page(chunk->bvec[page].bv_page);
-	return ret;
+	return 0;
 }
 
 /* Pin the pages in the word of @page, up to @end, that are in use; as nopin_pin() */

@@ -453,9 +453,7 @@ struct nopin_range *nopin_range_create(struct mm_struct *mm,
 	range->late = jiffies;
 	range->crowded = jiffies;
 	/* Are struct pages in the same order as memory? */
-	range->apart = IS_ENABLED(CONFIG_KMSAN) || xen_domain() ||
-		       (IS_ENABLED(CONFIG_SPARSEMEM) &&
-			!IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP));
+	range->apart = IS_ENABLED(CONFIG_KMSAN) || xen_domain();
 	range->start = start;
 	range->nr_pages = nr_pages;
 

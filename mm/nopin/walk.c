@@ -235,8 +235,8 @@ static __always_inline bool nopin_page_special(struct nopin_range *range,
  * struct nopin_walk - pages of a chunk that are looked up
  * @chunk: the chunk
  * @dir: what a device is going to do with them
- * @all: no I/O has asked for them: leave out pages that neither the CPU has
- *	 accessed lately nor I/O has used before
+ * @all: no I/O has asked for them: leave out pages that the CPU has not accessed
+ *	 lately, or reclaim would see none grow old
  * @found: has any become known?
  * @ret: result
  */
@@ -326,7 +326,7 @@ static void nopin_walk_ptes(struct nopin_walk *walk, pte_t *ptep,
 					goto fail;
 				/* A device does not make PTEs young */
 				young = pte_young(pte);
-				if (walk->all && !young && chunk->bvec[i].bv_page != p)
+				if (walk->all && !young)
 					continue;
 				if (young && !pte_special(pte))
 					plain = nopin_pte_flags(pte);
@@ -355,7 +355,7 @@ static void nopin_walk_leaf(struct nopin_walk *walk,
 {
 	unsigned int first = page, i;
 
-	if (walk->all && !leaf->young && walk->chunk->bvec[page].bv_page != leaf->page)
+	if (walk->all && !leaf->young)
 		return;
 	if (leaf->special ||
 	    nopin_page_special(walk->chunk->range, leaf->page, walk->dir)) {

@@ -160,10 +160,11 @@ static void test_threshold(struct kunit *test)
 		nt_open_pages(test, range, cold + 2, 1, dir);
 		EXPECT_KNOWN(test, range, cold + 2, 1, dir);
 		EXPECT_UNKNOWN(test, range, cold + 3, 1, dir);
-		/* which is an access that their PTEs do not tell of */
+		/* reclaim has asked since, so it is as cold as before */
 		KUNIT_EXPECT_TRUE(test, clear_young(a, NOPIN_CHUNK_PAGES));
 		nt_open_pages(test, range, a, NOPIN_WALK_ALL, dir);
-		EXPECT_KNOWN(test, range, cold + 2, 1, dir);
+		EXPECT_KNOWN(test, range, cold + 4, 1, dir);
+		EXPECT_UNKNOWN(test, range, cold + 2, 1, dir);
 		EXPECT_UNKNOWN(test, range, cold + 1, 1, dir);
 		EXPECT_UNKNOWN(test, range, cold + 3, 1, dir);
 		EXPECT_UNKNOWN(test, range, gone, 1, dir);
@@ -486,6 +487,15 @@ static void test_young(struct kunit *test)
 		EXPECT_KNOWN(test, range, 60, 100, dir);
 		KUNIT_EXPECT_TRUE(test, is_young(127));
 		KUNIT_EXPECT_TRUE(test, is_young(128));
+
+		/* what is in flight is young for as long as that lasts */
+		EXPECT_ENTER(test, range, 6, 1, dir, 0);
+		KUNIT_EXPECT_TRUE(test, clear_young(6, 1));
+		KUNIT_EXPECT_TRUE(test, clear_young(6, 1));
+		KUNIT_EXPECT_FALSE(test, is_young(5));
+		nt_leave_all(test);
+		KUNIT_EXPECT_FALSE(test, is_young(6));
+		learn(test, range, 6, 1, dir);
 
 		/* what is forgotten is not young */
 		nt_change(range, 6, 1);

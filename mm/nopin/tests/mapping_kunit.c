@@ -4,7 +4,6 @@
  */
 
 #include <linux/delay.h>
-#include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
@@ -347,62 +346,6 @@ static void test_no_wait_pins(struct kunit *test)
 	}
 }
 
-/**
- * struct freezer - somebody who has the references to a folio frozen
- * @timer: ends that
- * @folio: the folio
- */
-struct freezer {
-	struct hrtimer	timer;
-	struct folio	*folio;
-};
-
-static enum hrtimer_restart freezer_fn(struct hrtimer *timer)
-{
-	struct freezer *fr = container_of(timer, struct freezer, timer);
-
-	folio_ref_unfreeze(fr->folio, 1);
-	return HRTIMER_NORESTART;
-}
-
-/* A page that cannot be had for the moment is pinned a moment later */
-static void test_cannot_pin(struct kunit *test)
-{
-	static const unsigned int hows[] = { 0, NONBLOCK };
-	struct nopin_range *range;
-	struct freezer fr = {};
-	struct nt_op *op;
-	unsigned int n;
-
-	hrtimer_setup(&fr.timer, freezer_fn, CLOCK_MONOTONIC,
-		      HRTIMER_MODE_REL_HARD);
-	for (n = 0; n < 4; n++) {
-		unsigned long addr = nt_map_kind(test, false, 8 * PAGE_SIZE);
-		enum nopin_dir dir = n % 2;
-		unsigned int i;
-
-		KUNIT_ASSERT_EQ(test, nt_enter_at(test, addr, 1, dir), 0);
-		range = nopin_mm_find(current->mm, addr);
-		i = nopin_index(range, addr);
-		fr.folio = page_folio(nt_page(addr));
-		lru_add_drain_all();
-		/* as somebody does who moves or splits it */
-		KUNIT_ASSERT_TRUE(test, folio_ref_freeze(fr.folio, 1));
-		hrtimer_start(&fr.timer, ms_to_ktime(50),
-			      HRTIMER_MODE_REL_HARD);
-		op = nt_inval(test, range, MMU_NOTIFY_CLEAR, hows[n / 2], i, 1);
-		KUNIT_EXPECT_TRUE(test, nt_done(op));
-		hrtimer_cancel(&fr.timer);
-		KUNIT_EXPECT_EQ(test, op->ret, 0);
-		KUNIT_EXPECT_GE(test, op->ms, 10);
-		KUNIT_EXPECT_TRUE(test, nt_was_pinned(addr, dir));
-		KUNIT_EXPECT_TRUE(test, folio_maybe_dma_pinned(fr.folio));
-		nt_end(op);
-		nt_leave_all(test);
-		nt_expect_opens(test, range, i, dir);
-	}
-}
-
 /* One pin for all the bios of a page; the last one drops it, in an interrupt */
 static void test_pin_dropped(struct kunit *test)
 {
@@ -593,8 +536,11 @@ static void test_other_pins(struct kunit *test)
 			folio_test_clear_dirty(page_folio(page));
 		nt_leave_all(test);
 		/* fsync() may be the next thing that happens */
-		KUNIT_EXPECT_FALSE(test, shmem &&
-				   timer_pending(&range->unpin.timer));
+		if (shmem) {
+			KUNIT_EXPECT_FALSE(test, timer_pending(&range->unpin.timer));
+			nopin_flush();
+			KUNIT_EXPECT_TRUE(test, folio_test_dirty(page_folio(page)));
+		}
 		KUNIT_EXPECT_EQ(test, nt_others(range, nopin_index(range, addr)),
 				0);
 		nt_expect_unpinned(test, page);
@@ -919,7 +865,6 @@ static struct kunit_case mapping_cases[] = {
 	KUNIT_CASE(test_mkclean_waits),
 	KUNIT_CASE_PARAM(test_change_pins, change_gen_params),
 	KUNIT_CASE(test_no_wait_pins),
-	KUNIT_CASE(test_cannot_pin),
 	KUNIT_CASE(test_pin_dropped),
 	KUNIT_CASE(test_many_pins),
 	KUNIT_CASE(test_chunk_freed),

@@ -24,7 +24,10 @@
 #define mm_flags_set(flag, mm)	set_bit(flag, &(mm)->flags)
 
 /* Memory of devices: entries say so, and are special besides */
-#define page_pgmap(page)	((page)->pgmap)
+static inline struct dev_pagemap *page_pgmap(const struct page *page)
+{
+	return page_folio(page)->page.pgmap;
+}
 
 static inline bool nopin_compat_pte_special(pte_t pte)
 {
