@@ -44,8 +44,8 @@ static __always_inline size_t bio_nopin_nr(unsigned long addr, size_t len)
 }
 
 /*
- * Are pages likely to be next to each other, though not all of them? They are entered.
- * Of a large folio at either end the first or the last page may be the only one here.
+ * Are some of these entered pages likely to be next to each other? Those of a large
+ * folio are. Small pages may be in between, so this looks at both ends.
  */
 static bool bio_nopin_mergeable(const struct nopin_range *range,
 				const struct bio_vec *bvec, unsigned int nr)

@@ -478,6 +478,7 @@ static __always_inline void nopin_exit(const struct nopin_extent *ext,
 	unsigned int first = ext->first, nr = ext->nr;
 	struct nopin_chunk *chunk;
 
+	/* Pages of the same word are of the same chunk */
 	if (unlikely(ext->other || (!nopin_same_word(first, nr) &&
 				    first % NOPIN_CHUNK_PAGES + nr > NOPIN_CHUNK_PAGES))) {
 		nopin_exit_slow(ext, dir);
