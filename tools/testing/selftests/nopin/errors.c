@@ -500,6 +500,52 @@ TEST_F_TIMEOUT(errors, read, 60) { run(_metadata, &self->t, &self->q, self->mode
 TEST_F_TIMEOUT(errors, write, 60) { run(_metadata, &self->t, &self->q, self->mode, true); }
 
 /*
+ * What is not aligned is the length of more memory than fits into a bio, or than is
+ * looked at in one go: none of it is written
+ */
+#define FAR		(5 * MB)
+
+FIXTURE(far) {
+	struct target t;
+	struct ioq q;
+};
+
+FIXTURE_VARIANT(far) {
+	const char *env;
+};
+
+FIXTURE_VARIANT_ADD(far, raw) { .env = "NOPIN_RAW" };
+FIXTURE_VARIANT_ADD(far, ext4) { .env = "NOPIN_EXT4" };
+FIXTURE_VARIANT_ADD(far, xfs) { .env = "NOPIN_XFS" };
+
+FIXTURE_SETUP(far)
+{
+	NEED(variant->env);
+	ASSERT_EQ(0, target_open(&self->t, variant->env, 8 * MB));
+	ASSERT_EQ(0, ioq_init(&self->q, ENG_PVSYNC, 1));
+}
+
+FIXTURE_TEARDOWN(far)
+{
+	target_close(&self->t);
+}
+
+TEST_F_TIMEOUT(far, length, 60)
+{
+	char *p = (char *)ALIGN_UP((uintptr_t)anon_map(FAR + 4 * MB), 2 * MB);
+	struct iovec iov[] = { { p, FAR - 1 }, { p + FAR, PAGE + 1 } };
+	char *disk = malloc(FAR + PAGE);
+
+	ASSERT_EQ(0, target_fill(&self->t, FAR + PAGE, SEED, 0));
+	memset(p, GRAB_BYTE, FAR + 2 * PAGE);
+	EXPECT_EQ(-EINVAL, ioq_rwv(&self->q, self->t.fd, true, iov, 2, 0));
+	ASSERT_EQ(0, target_read(&self->t, disk, FAR + PAGE, 0));
+	EXPECT_EQ(-1, pat_check(disk, FAR + PAGE, SEED, 0));
+	EXPECT_EQ(-EINVAL, ioq_rwv(&self->q, self->t.fd, false, iov, 2, 0));
+	EXPECT_EQ(-1, byte_check(p, FAR + 2 * PAGE, GRAB_BYTE));
+}
+
+/*
  * Protection keys are a thread's own, and change without the kernel being told:
  * what was found before is worth nothing
  */

@@ -545,6 +545,101 @@ TEST_F_TIMEOUT(neighbours, change, 120)
 	}
 }
 
+/*
+ * A task that learns that I/O has ended finds its pages idle: if it changes the mapping
+ * then, nothing is pinned. The end of a read into so many places takes a while to leave
+ * them, and here it does so on another processor than that of the task, which does not
+ * sleep.
+ */
+#define MAX_PLACES	400
+#define NR_OVERS	2000
+
+struct over {
+	struct target t;
+	io_context_t aio;
+	struct iovec iov[MAX_PLACES];
+	int nr;				/* of these */
+	atomic_int rounds;		/* to begin */
+	atomic_int error;
+};
+
+FIXTURE(over) {
+	struct over o;
+};
+
+FIXTURE_VARIANT(over) {
+	const char *env;
+	int nr;				/* more than 256 need several bios */
+};
+
+FIXTURE_VARIANT_ADD(over, raw) { .env = "NOPIN_RAW", .nr = 256 };
+FIXTURE_VARIANT_ADD(over, raw_bios) { .env = "NOPIN_RAW", .nr = MAX_PLACES };
+FIXTURE_VARIANT_ADD(over, xfs) { .env = "NOPIN_XFS", .nr = 256 };
+
+FIXTURE_SETUP(over)
+{
+	struct over *o = &self->o;
+	char *p = anon_map(variant->nr * HUGE_LEN);
+
+	NEED(variant->env);
+	ASSERT_NE(MAP_FAILED, p);
+	o->nr = variant->nr;
+	for (int i = 0; i < o->nr; i++)
+		o->iov[i] = (struct iovec) { p + i * HUGE_LEN, PAGE };
+	ASSERT_EQ(0, target_open(&o->t, variant->env, 8 * MB));
+	ASSERT_EQ(0, target_fill(&o->t, o->nr * PAGE, 5, 0));
+	ASSERT_EQ(0, io_setup(1, &o->aio));
+}
+
+FIXTURE_TEARDOWN(over)
+{
+	io_destroy(self->o.aio);
+	target_close(&self->o.t);
+}
+
+static void *over_start(void *arg)
+{
+	struct over *o = arg;
+	struct iocb cb, *cbp = &cb;
+
+	pin_to_cpu(0);
+	for (int i = 0; i < NR_OVERS; i++) {
+		while (atomic_load(&o->rounds) == i)
+			;
+		io_prep_preadv(&cb, o->t.fd, o->iov, o->nr, 0);
+		if (io_submit(o->aio, 1, &cbp) != 1) {
+			atomic_store(&o->error, 1);
+			break;
+		}
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(over, told, 120)
+{
+	struct over *o = &self->o;
+	unsigned long bios = vmstat("nopin_bio"), pinned = vmstat("nopin_pinned");
+	char *last = o->iov[o->nr - 1].iov_base;
+	struct timespec zero = {};
+	struct io_event ev;
+	pthread_t th;
+
+	if (!nopin())
+		SKIP(return, "nothing is pinned on behalf of pinned I/O");
+	pin_to_cpu(1);
+	ASSERT_EQ(0, pthread_create(&th, NULL, over_start, o));
+	for (int i = 0; i < NR_OVERS; i++) {
+		atomic_store(&o->rounds, i + 1);
+		while (!io_getevents(o->aio, 0, 1, &ev, &zero))
+			ASSERT_EQ(0, atomic_load(&o->error));
+		ASSERT_EQ(0, madvise(last, PAGE, MADV_DONTNEED));
+		ASSERT_EQ(o->nr * PAGE, ev.res);
+	}
+	ASSERT_EQ(0, pthread_join(th, NULL));
+	EXPECT_LE(bios + NR_OVERS, vmstat("nopin_bio"));
+	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
+}
+
 /* A file whose mapping is the buffer loses the pages */
 
 FIXTURE(file) {

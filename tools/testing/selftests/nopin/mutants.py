@@ -154,7 +154,19 @@ def known(test):
     return False
 
 
+def ruled():
+    """The mutants that the rules in the documentation name, each once"""
+    with open(os.path.join(REPO, "Documentation/mm/nopin.rst"), encoding="utf-8") as f:
+        lists = re.findall(r"\*Mutants?\*(.*?)\. *\s*\*Tests?\*", f.read(), re.S)
+    return sorted(name.strip() for names in lists
+                  for name in re.sub(r"\([^)]*\)", "", names).split(","))
+
+
 def applies(mutants, tap):
+    names = [mutant.name for mutant in mutants]
+    tap.result(names == ruled(), "the rules name each mutant")
+    if names != ruled():
+        print("# not the same:", *sorted(set(names) ^ set(ruled())))
     top = os.path.join(BUILD, "mutants/tree")
     for mutant in mutants:
         shutil.rmtree(top, ignore_errors=True)

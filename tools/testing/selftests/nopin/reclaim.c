@@ -120,4 +120,67 @@ TEST_F_TIMEOUT(reclaim, soft_offline, 60)
 	finish(_metadata, &self->f);
 }
 
+/*
+ * Part of a large folio that is mapped by PTEs, and that no I/O uses, next to one that
+ * I/O uses: it is split, and the part is swapped out.
+ */
+#define MTHP		"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/"
+#define FOLIO		(64 * KB)
+
+FIXTURE(folios) {
+	struct flight f;
+};
+
+FIXTURE_SETUP(folios)
+{
+	NEED("NOPIN_HELD");
+	NEED("NOPIN_SWAP");
+	if (access(MTHP "enabled", W_OK))
+		SKIP(return, "no folios of 64 KiB");
+	ASSERT_EQ(0, flight_open(&self->f, "NOPIN_HELD"));
+	ASSERT_EQ(0, sysfs_write(MTHP "enabled", "madvise"));
+}
+
+FIXTURE_TEARDOWN(folios)
+{
+	sysfs_write(MTHP "enabled", "never");
+	flight_close(&self->f);
+}
+
+static int in_swap(const char *p, int nr)
+{
+	uint64_t entry[16];
+	int n = 0;
+
+	if (pagemap_read(p, entry, nr))
+		return -1;
+	for (int i = 0; i < nr; i++)
+		n += entry[i] >> PM_SWAP & 1;
+	return n;
+}
+
+TEST_F_TIMEOUT(folios, part, 60)
+{
+	struct flight *f = &self->f;
+	char *p = (char *)ALIGN_UP((uintptr_t)anon_map(3 * FOLIO), FOLIO), *idle = p + FOLIO;
+	long before = sysfs_get(MTHP "stats/anon_fault_alloc");
+
+	ASSERT_EQ(0, madvise(p, 2 * FOLIO, MADV_HUGEPAGE));
+	memset(p, 1, 2 * FOLIO);
+	ASSERT_EQ(before + 2, sysfs_get(MTHP "stats/anon_fault_alloc"));
+	flight_set(f, p, 1, PAGE, PAGE);
+	ASSERT_EQ(0, flight_engine(f, ENG_AIO));
+	ASSERT_EQ(0, flight_prepare(f, false));
+	ASSERT_EQ(0, flight_start(f, GATE_ASKED, 0));
+	ASSERT_EQ(0, madvise(idle, 4 * PAGE, MADV_PAGEOUT));
+	EXPECT_EQ(4, in_swap(idle, 4));
+	EXPECT_EQ(0, in_swap(idle + 4 * PAGE, 12));
+	/* And part of the one that I/O uses is not */
+	ASSERT_EQ(0, madvise(p, 4 * PAGE, MADV_PAGEOUT));
+	EXPECT_EQ(0, in_swap(p, 16));
+	EXPECT_EQ(0, flight_done(f));
+	finish(_metadata, f);
+	EXPECT_EQ(-1, byte_check(idle, FOLIO, 1));
+}
+
 TEST_HARNESS_MAIN

@@ -337,6 +337,7 @@ run_all()
 		echo "@program $p"
 		# Whatever the one before has set
 		put 100 $nopin/rmap_wait_ms
+		put never /sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled
 		begin=$(date +%s)
 		$mnt/bin/"$p" "$@" 2>&1
 		echo "@exit $?"
