@@ -574,7 +574,8 @@ bool bio_nopin_known(struct bio *bio, struct iov_iter *iter, struct kiocb *iocb,
  *
  * The counterpart of bio_iov_iter_get_pages(), which it falls back to, for what
  * bio_nopin_known() does not take. The caller releases the pages by
- * bio_release_pages() or bio_check_pages_dirty() in either case. If the I/O is
+ * bio_release_pages() or bio_check_pages_dirty() in either case. If it is to tell
+ * somebody that the I/O has ended, it calls bio_nopin_exit() first. If the I/O is
  * prompt, the caller must do so in the bio's end_io, and must submit the bio with
  * nothing in between that may sleep.
  *

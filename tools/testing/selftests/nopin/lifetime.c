@@ -636,6 +636,9 @@ TEST_F_TIMEOUT(over, told, 120)
 		ASSERT_EQ(o->nr * PAGE, ev.res);
 	}
 	ASSERT_EQ(0, pthread_join(th, NULL));
+	/* All but the last one have what was read */
+	for (int i = 0; i < o->nr - 1; i++)
+		EXPECT_EQ(-1, pat_check(o->iov[i].iov_base, PAGE, 5, i * PAGE));
 	EXPECT_LE(bios + NR_OVERS, vmstat("nopin_bio"));
 	EXPECT_EQ(pinned, vmstat("nopin_pinned"));
 }

@@ -163,10 +163,10 @@ def ruled():
 
 
 def applies(mutants, tap):
-    names = [mutant.name for mutant in mutants]
-    tap.result(names == ruled(), "the rules name each mutant")
-    if names != ruled():
-        print("# not the same:", *sorted(set(names) ^ set(ruled())))
+    names, rules = [mutant.name for mutant in mutants], ruled()
+    tap.result(names == rules, "the rules name each mutant")
+    if names != rules:
+        print("# not the same:", *sorted(set(names) ^ set(rules)))
     top = os.path.join(BUILD, "mutants/tree")
     for mutant in mutants:
         shutil.rmtree(top, ignore_errors=True)
